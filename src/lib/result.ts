@@ -1,0 +1,60 @@
+// Result and AppError: expected failures as values. A bug is an assertion, never one of these.
+
+export type Result<T, E = AppError> = { readonly ok: true; readonly value: T } | { readonly ok: false; readonly error: E };
+
+export function ok<T>(value: T): { readonly ok: true; readonly value: T } {
+  return { ok: true, value };
+}
+
+export function err<E>(error: E): { readonly ok: false; readonly error: E } {
+  return { ok: false, error };
+}
+
+/**
+ * What went wrong, in the words the user sees.
+ * The code follows gRPC's names; src/api maps it to an HTTP status, src/io/grpc to a status code.
+ */
+export type ErrorCode =
+  | 'invalid_argument'
+  | 'not_found'
+  | 'already_exists'
+  | 'permission_denied'
+  | 'failed_precondition'
+  | 'aborted'
+  | 'unavailable'
+  | 'deadline_exceeded'
+  | 'resource_exhausted'
+  | 'unimplemented'
+  | 'internal';
+
+export interface AppError {
+  readonly code: ErrorCode;
+  readonly message: string;
+}
+
+export function appError(code: ErrorCode, message: string): AppError {
+  return { code, message };
+}
+
+export function fail(code: ErrorCode, message: string): { readonly ok: false; readonly error: AppError } {
+  return { ok: false, error: { code, message } };
+}
+
+/** An AppError on its way through code that throws (promises, streams). */
+export class AppFailure extends Error {
+  readonly code: ErrorCode;
+  constructor(error: AppError) {
+    super(error.message);
+    this.name = 'AppFailure';
+    this.code = error.code;
+  }
+  toError(): AppError {
+    return { code: this.code, message: this.message };
+  }
+}
+
+/** Unwraps a result, throwing AppFailure for an expected error. */
+export function unwrap<T>(result: Result<T>): T {
+  if (!result.ok) throw new AppFailure(result.error);
+  return result.value;
+}

@@ -6217,19 +6217,19 @@ export enum StoreActionKind {
   UNKNOWN = 0,
 
   /**
-   * @generated from enum value: STORE_ACTION_KIND_STORE_ACTION_CREATE = 1;
+   * @generated from enum value: STORE_ACTION_KIND_CREATE = 1;
    */
-  STORE_ACTION_CREATE = 1,
+  CREATE = 1,
 
   /**
-   * @generated from enum value: STORE_ACTION_KIND_STORE_ACTION_UPDATE = 2;
+   * @generated from enum value: STORE_ACTION_KIND_UPDATE = 2;
    */
-  STORE_ACTION_UPDATE = 2,
+  UPDATE = 2,
 
   /**
-   * @generated from enum value: STORE_ACTION_KIND_STORE_ACTION_REMOVE = 3;
+   * @generated from enum value: STORE_ACTION_KIND_REMOVE = 3;
    */
-  STORE_ACTION_REMOVE = 3,
+  REMOVE = 3,
 }
 
 /**
@@ -6242,24 +6242,24 @@ export declare const StoreActionKindSchema: GenEnum<StoreActionKind>;
  */
 export enum WatchActionKind {
   /**
-   * @generated from enum value: WATCH_ACTION_KIND_WATCH_ACTION_UNKNOWN = 0;
+   * @generated from enum value: WATCH_ACTION_KIND_UNKNOWN = 0;
    */
-  WATCH_ACTION_UNKNOWN = 0,
+  UNKNOWN = 0,
 
   /**
-   * @generated from enum value: WATCH_ACTION_KIND_WATCH_ACTION_CREATE = 1;
+   * @generated from enum value: WATCH_ACTION_KIND_CREATE = 1;
    */
-  WATCH_ACTION_CREATE = 1,
+  CREATE = 1,
 
   /**
-   * @generated from enum value: WATCH_ACTION_KIND_WATCH_ACTION_UPDATE = 2;
+   * @generated from enum value: WATCH_ACTION_KIND_UPDATE = 2;
    */
-  WATCH_ACTION_UPDATE = 2,
+  UPDATE = 2,
 
   /**
-   * @generated from enum value: WATCH_ACTION_KIND_WATCH_ACTION_REMOVE = 4;
+   * @generated from enum value: WATCH_ACTION_KIND_REMOVE = 4;
    */
-  WATCH_ACTION_REMOVE = 4,
+  REMOVE = 4,
 }
 
 /**

@@ -1,0 +1,230 @@
+// Store: the replicated state. apply() is the only way it changes; it is deterministic: ids and times ride in the
+// Command. A Command is applied whole or refused whole. Versions guard against lost updates (SwarmKit's
+// "update out of sequence"); unique names are checked here again because two proposals may race.
+
+import { clone, create } from '@bufbuild/protobuf';
+import { assert } from '../../lib/assert.js';
+import { fail, ok, type Result } from '../../lib/result.js';
+import {
+  MetaSchema, StoreActionKind, StoreSnapshotSchema, VersionSchema, type Cluster, type StoreAction, type Task,
+} from '../../model/proto/swarmkit_pb.js';
+import { StoreStateSchema, type Command, type StoreState } from '../../model/proto/skein_pb.js';
+import { timestampMs } from '../../lib/time.js';
+import { Table } from './table.js';
+import { KINDS, type Kind, type ObjectTypes, type ReadTx, type StoreEvent, type StoreObject } from './view.js';
+
+/** Commands remembered for idempotency: retries come within seconds, so the last few thousand are plenty. */
+const RECENT_MAX = 4096;
+
+export interface Applied {
+  readonly events: readonly StoreEvent[];
+  /** The command was seen before; nothing was changed. */
+  readonly duplicate: boolean;
+}
+
+type NamedKind = 'service' | 'network' | 'secret' | 'config';
+const NAMED: readonly NamedKind[] = ['service', 'network', 'secret', 'config'];
+
+export class Store implements ReadTx {
+  private tables = emptyTables();
+  private names = emptyNames();
+  private byService = new Map<string, Table<Task>>();
+  private byNode = new Map<string, Table<Task>>();
+  private recent: string[] = [];
+  private recentSet = new Set<string>();
+  private currentIndex = 0n;
+
+  get index(): bigint {
+    return this.currentIndex;
+  }
+
+  get<K extends Kind>(kind: K, id: string): ObjectTypes[K] | undefined {
+    return this.tables[kind].get(id);
+  }
+
+  list<K extends Kind>(kind: K): readonly ObjectTypes[K][] {
+    return this.tables[kind].list();
+  }
+
+  byName<K extends NamedKind>(kind: K, name: string): ObjectTypes[K] | undefined {
+    const id = this.names[kind].get(name.toLowerCase());
+    return id === undefined ? undefined : this.tables[kind].get(id);
+  }
+
+  tasksOfService(serviceId: string): readonly Task[] {
+    return this.byService.get(serviceId)?.list() ?? [];
+  }
+
+  tasksOfNode(nodeId: string): readonly Task[] {
+    return this.byNode.get(nodeId)?.list() ?? [];
+  }
+
+  cluster(): Cluster | undefined {
+    return this.tables.cluster.list()[0];
+  }
+
+  /** Applies one command at a raft index. A refusal changes nothing but the index. */
+  apply(index: bigint, command: Command): Result<Applied> {
+    assert(index > this.currentIndex, `apply goes backwards: ${index} after ${this.currentIndex}`);
+    this.currentIndex = index;
+    if (this.recentSet.has(command.id)) return ok({ events: [], duplicate: true });
+    const refusal = this.check(command.actions);
+    if (refusal !== undefined) return refusal;
+    this.remember(command.id);
+    const nowMs = timestampMs(command.time);
+    const events: StoreEvent[] = [];
+    for (const action of command.actions) events.push(this.execute(action, index, command, nowMs));
+    return ok({ events, duplicate: false });
+  }
+
+  snapshot(): StoreState {
+    const objects = create(StoreSnapshotSchema, {
+      nodes: [...this.list('node')],
+      services: [...this.list('service')],
+      networks: [...this.list('network')],
+      tasks: [...this.list('task')],
+      clusters: [...this.list('cluster')],
+      secrets: [...this.list('secret')],
+      configs: [...this.list('config')],
+    });
+    return create(StoreStateSchema, { index: this.currentIndex, objects, recent: [...this.recent] });
+  }
+
+  restore(state: StoreState): void {
+    this.tables = emptyTables();
+    this.names = emptyNames();
+    this.byService = new Map();
+    this.byNode = new Map();
+    this.recent = [];
+    this.recentSet = new Set();
+    for (const id of state.recent) this.remember(id);
+    this.currentIndex = state.index;
+    const objects = state.objects;
+    if (objects === undefined) return;
+    for (const x of objects.nodes) this.put('node', x);
+    for (const x of objects.services) this.put('service', x);
+    for (const x of objects.networks) this.put('network', x);
+    for (const x of objects.tasks) this.put('task', x);
+    for (const x of objects.clusters) this.put('cluster', x);
+    for (const x of objects.secrets) this.put('secret', x);
+    for (const x of objects.configs) this.put('config', x);
+  }
+
+  /** First reason to refuse the whole command. Later actions are checked against the state before the command. */
+  private check(actions: readonly StoreAction[]): Result<never> | undefined {
+    for (const action of actions) {
+      const target = targetOf(action);
+      if (target === undefined) return fail('invalid_argument', 'command carries an unsupported object');
+      const existing = this.tables[target.kind].get(target.object.id);
+      if (action.action === StoreActionKind.CREATE) {
+        if (existing !== undefined) return fail('already_exists', `${target.kind} ${target.object.id} already exists`);
+        const name = nameOf(target.kind, target.object);
+        if (name !== undefined && isNamed(target.kind) && this.byName(target.kind, name) !== undefined) {
+          return fail('already_exists', `name conflicts with an existing object: ${target.kind} ${name} already exists`);
+        }
+        continue;
+      }
+      if (existing === undefined) return fail('not_found', `${target.kind} ${target.object.id} not found`);
+      if (existing.meta?.version?.index !== target.object.meta?.version?.index) {
+        return fail('failed_precondition', 'update out of sequence');
+      }
+    }
+    return undefined;
+  }
+
+  private execute(action: StoreAction, index: bigint, command: Command, nowMs: number): StoreEvent {
+    const target = targetOf(action);
+    assert(target !== undefined, 'checked before');
+    const { kind } = target;
+    const old = this.tables[kind].get(target.object.id);
+    if (action.action === StoreActionKind.REMOVE) {
+      assert(old !== undefined, 'removal of a missing object');
+      this.drop(kind, old);
+      return { kind, action: 'remove', object: old, old } as StoreEvent;
+    }
+    assert(nowMs > 0, 'command without a time');
+    const createdAt = old?.meta?.createdAt ?? command.time;
+    target.object.meta = create(MetaSchema, {
+      version: create(VersionSchema, { index }),
+      ...(createdAt === undefined ? {} : { createdAt }),
+      ...(command.time === undefined ? {} : { updatedAt: command.time }),
+    });
+    if (old !== undefined) this.drop(kind, old);
+    this.put(kind, target.object);
+    const verb = old === undefined ? 'create' : 'update';
+    return { kind, action: verb, object: target.object, old } as StoreEvent;
+  }
+
+  private put<K extends Kind>(kind: K, object: ObjectTypes[K]): void {
+    (this.tables[kind] as unknown as Table<StoreObject>).put(object);
+    const name = nameOf(kind, object);
+    if (name !== undefined && isNamed(kind)) this.names[kind].set(name.toLowerCase(), object.id);
+    if (kind === 'task') {
+      const task = object as Task;
+      addTo(this.byService, task.serviceId, task);
+      addTo(this.byNode, task.nodeId, task);
+    }
+  }
+
+  private drop<K extends Kind>(kind: K, object: ObjectTypes[K]): void {
+    this.tables[kind].remove(object.id);
+    const name = nameOf(kind, object);
+    if (name !== undefined && isNamed(kind)) this.names[kind].delete(name.toLowerCase());
+    if (kind === 'task') {
+      const task = object as Task;
+      removeFrom(this.byService, task.serviceId, task);
+      removeFrom(this.byNode, task.nodeId, task);
+    }
+  }
+
+  private remember(id: string): void {
+    this.recent.push(id);
+    this.recentSet.add(id);
+    if (this.recent.length > RECENT_MAX) this.recentSet.delete(this.recent.shift() as string);
+  }
+}
+
+function emptyTables(): { [K in Kind]: Table<ObjectTypes[K]> } {
+  return Object.fromEntries(KINDS.map((kind) => [kind, new Table()])) as { [K in Kind]: Table<ObjectTypes[K]> };
+}
+
+function emptyNames(): { [K in NamedKind]: Map<string, string> } {
+  return Object.fromEntries(NAMED.map((kind) => [kind, new Map()])) as { [K in NamedKind]: Map<string, string> };
+}
+
+function isNamed(kind: Kind): kind is NamedKind {
+  return (NAMED as readonly string[]).includes(kind);
+}
+
+function nameOf(kind: Kind, object: StoreObject): string | undefined {
+  if (!isNamed(kind)) return undefined;
+  return (object as ObjectTypes[NamedKind]).spec?.annotations?.name ?? '';
+}
+
+function targetOf(action: StoreAction): { kind: Kind; object: StoreObject } | undefined {
+  const { target } = action;
+  switch (target.case) {
+    case 'node': case 'service': case 'task': case 'network': case 'cluster': case 'secret': case 'config':
+      return { kind: target.case, object: target.value };
+    default:
+      return undefined;
+  }
+}
+
+function addTo(index: Map<string, Table<Task>>, key: string, task: Task): void {
+  if (key === '') return;
+  let table = index.get(key);
+  if (table === undefined) index.set(key, table = new Table());
+  table.put(task);
+}
+
+function removeFrom(index: Map<string, Table<Task>>, key: string, task: Task): void {
+  if (key === '') return;
+  const table = index.get(key);
+  assert(table !== undefined, 'task missing from its index');
+  table.remove(task.id);
+  if (table.size === 0) index.delete(key);
+}
+
+/** A deep copy to change and send back as an update. */
+export { clone };

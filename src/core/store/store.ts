@@ -2,7 +2,7 @@
 // Command. A Command is applied whole or refused whole. Versions guard against lost updates (SwarmKit's
 // "update out of sequence"); unique names are checked here again because two proposals may race.
 
-import { clone, create } from '@bufbuild/protobuf';
+import { create } from '@bufbuild/protobuf';
 import { assert } from '../../lib/assert.js';
 import { fail, ok, type Result } from '../../lib/result.js';
 import {
@@ -149,6 +149,10 @@ export class Store implements ReadTx {
       ...(createdAt === undefined ? {} : { createdAt }),
       ...(command.time === undefined ? {} : { updatedAt: command.time }),
     });
+    // The drain begins with the command that asks for it: its index is known only here.
+    if (kind === 'task' && (target.object as Task).drainState?.revision === 0n) {
+      (target.object as Task & { drainState: { revision: bigint } }).drainState.revision = index;
+    }
     if (old !== undefined) this.drop(kind, old);
     this.put(kind, target.object);
     const verb = old === undefined ? 'create' : 'update';
@@ -225,6 +229,3 @@ function removeFrom(index: Map<string, Table<Task>>, key: string, task: Task): v
   table.remove(task.id);
   if (table.size === 0) index.delete(key);
 }
-
-/** A deep copy to change and send back as an update. */
-export { clone };

@@ -67,7 +67,8 @@ export declare const BlacklistedCertificateEntrySchema: GenMessage<BlacklistedCe
  */
 export declare type DrainState = Message<"docker.swarmkit.v1.DrainState"> & {
   /**
-   * Raft index from which the network view no longer offers the task to new flows.
+   * Raft index from which the network view no longer offers the task to new flows; a zero is
+   * replaced by the index of the command when it is applied.
    *
    * @generated from field: uint64 revision = 1;
    */
@@ -86,6 +87,13 @@ export declare type DrainState = Message<"docker.swarmkit.v1.DrainState"> & {
    * @generated from field: bool timed_out = 3;
    */
   timedOut: boolean;
+
+  /**
+   * The desired state that follows: SHUTDOWN or REMOVE.
+   *
+   * @generated from field: docker.swarmkit.v1.TaskState target = 4;
+   */
+  target: TaskState;
 };
 
 /**
@@ -4074,6 +4082,20 @@ export declare type Task = Message<"docker.swarmkit.v1.Task"> & {
    * @generated from field: docker.swarmkit.v1.DrainState drain_state = 1001;
    */
   drainState?: DrainState | undefined;
+
+  /**
+   * Earliest time to go from READY to RUNNING: the restart delay.
+   *
+   * @generated from field: google.protobuf.Timestamp start_after = 1002;
+   */
+  startAfter?: Timestamp | undefined;
+
+  /**
+   * When earlier tasks of this slot and spec were restarted; kept only where max_attempts is set.
+   *
+   * @generated from field: repeated google.protobuf.Timestamp restarts = 1003;
+   */
+  restarts: Timestamp[];
 };
 
 /**

@@ -1,0 +1,291 @@
+// Allocator: subnets, VNIs, virtual addresses, published ports, task and node addresses. allocate(input) -> actions.
+// What is taken is read off the store on every pass, so nothing can leak. A task's address stays taken until the task
+// has ended and every node has installed tables without it (core/store/soft). Exhaustion is a reason on the task at once.
+
+import { clone, create } from '@bufbuild/protobuf';
+import { timestampFromMs, timestampMs } from '../../lib/time.js';
+import { compareText, pairValue, toPairs } from '../../model/pairs.js';
+import {
+  DriverSchema, EndpointSchema, EndpointSpecSchema, Endpoint_VirtualIPSchema, IPAMConfigSchema, IPAMConfig_AddressFamily,
+  IPAMOptionsSchema, NetworkAttachmentSchema, NetworkSchema, NodeSchema, ServiceSchema, TaskSchema, TaskState, equalsEndpoint,
+} from './wire.js';
+import type { Network, Node, PortConfig, Service, StoreAction, Task, NetworkAttachmentConfig } from '../../model/proto/swarmkit_pb.js';
+import { desiredOf, hostPorts, ingressPorts, isIngress, stateOf, usesVip } from '../../model/task.js';
+import { formatPrefix, parsePrefix, type Prefix } from '../../lib/cidr.js';
+import { updateAction } from '../store/actions.js';
+import { released, type Acknowledgements } from '../store/soft.js';
+import type { ReadTx } from '../store/view.js';
+import { freeAddress, freeSubnet, numberOf, withBits } from './pool.js';
+
+export const VNI_FIRST = 4096;
+const VNI_LAST = 2 ** 24 - 1;
+export const VNI_OPTION = 'com.docker.network.driver.overlay.vxlanid_list';
+const DYNAMIC_PORT_FIRST = 30000;
+const DYNAMIC_PORT_LAST = 32767;
+const ALLOCATIONS_MAX = 200;
+/** An ended task's address is free after this even if a node never acknowledged. */
+const RELEASE_TIMEOUT_MS = 10_000;
+
+export interface AllocatorInput {
+  readonly view: ReadTx;
+  readonly soft: Acknowledgements;
+  readonly nowMs: number;
+}
+
+/** State of one pass: objects as they will be, and what is taken. */
+interface Pass {
+  readonly input: AllocatorInput;
+  readonly networks: Map<string, Network>;
+  readonly services: Map<string, Service>;
+  readonly used: Map<string, Set<number>>;
+  readonly actions: StoreAction[];
+}
+
+export function allocate(input: AllocatorInput): readonly StoreAction[] {
+  const { view } = input;
+  if (view.cluster() === undefined) return [];
+  const pass: Pass = {
+    input,
+    networks: new Map(view.list('network').map((network) => [network.id, network])),
+    services: new Map(view.list('service').map((service) => [service.id, service])),
+    used: new Map(),
+    actions: [],
+  };
+  for (const network of byAge(view.list('network'))) allocateNetwork(pass, network);
+  collectUsed(pass);
+  for (const node of view.list('node')) allocateNode(pass, node);
+  for (const service of byAge(view.list('service'))) allocateService(pass, service);
+  for (const task of byAge(view.list('task'))) {
+    if (pass.actions.length >= ALLOCATIONS_MAX) break;
+    if (stateOf(task) === TaskState.NEW && desiredOf(task) <= TaskState.RUNNING) allocateTask(pass, task);
+  }
+  return pass.actions;
+}
+
+function byAge<T extends { id: string; meta?: { createdAt?: Parameters<typeof timestampMs>[0] } | undefined }>(list: readonly T[]): T[] {
+  return [...list].sort((a, b) => timestampMs(a.meta?.createdAt) - timestampMs(b.meta?.createdAt) || compareText(a.id, b.id));
+}
+
+export function vniOf(network: Network): number | undefined {
+  const value = pairValue(network.driverState?.options, VNI_OPTION);
+  return value === undefined ? undefined : Number(value.split(',')[0]);
+}
+
+function isPredefined(network: Network): boolean {
+  return pairValue(network.spec?.annotations?.labels, 'com.docker.swarm.predefined') !== undefined;
+}
+
+/** Subnets of a network once allocated. */
+export function prefixesOf(network: Network): Prefix[] {
+  return (network.ipam?.configs ?? []).flatMap((config) => parsePrefix(config.subnet) ?? []);
+}
+
+function allocateNetwork(pass: Pass, network: Network): void {
+  if (network.driverState !== undefined) return;
+  if (pass.actions.length >= ALLOCATIONS_MAX) return;
+  const next = clone(NetworkSchema, network);
+  if (isPredefined(network)) {
+    next.driverState = create(DriverSchema, { name: network.spec?.driverConfig?.name ?? '' });
+    next.ipam = create(IPAMOptionsSchema, { driver: create(DriverSchema, { name: 'default' }) });
+  } else {
+    const vni = chooseVni(pass, network);
+    const configs = chooseSubnets(pass, network);
+    if (vni === undefined || configs === undefined) return;
+    const options = { ...Object.fromEntries((network.spec?.driverConfig?.options ?? []).map((o) => [o.key, o.value])), [VNI_OPTION]: String(vni) };
+    next.driverState = create(DriverSchema, { name: 'overlay', options: toPairs(options) });
+    next.ipam = create(IPAMOptionsSchema, { driver: create(DriverSchema, { name: 'default' }), configs });
+  }
+  pass.networks.set(next.id, next);
+  pass.actions.push(updateAction('network', next));
+}
+
+function chooseVni(pass: Pass, network: Network): number | undefined {
+  const used = new Set([...pass.networks.values()].map(vniOf));
+  const asked = pairValue(network.spec?.driverConfig?.options, VNI_OPTION);
+  if (asked !== undefined) {
+    const vni = Number(asked.split(',')[0]);
+    return used.has(vni) ? undefined : vni;
+  }
+  for (let vni = VNI_FIRST; vni <= VNI_LAST; vni++) if (!used.has(vni)) return vni;
+  return undefined;
+}
+
+function chooseSubnets(pass: Pass, network: Network): ReturnType<typeof ipamConfig>[] | undefined {
+  const taken = [...pass.networks.values()].flatMap(prefixesOf);
+  const asked = (network.spec?.ipam?.configs ?? []).filter((config) => config.subnet !== '');
+  if (asked.length > 0) {
+    return asked.map((config) => {
+      const prefix = parsePrefix(config.subnet) as Prefix;
+      const gateway = config.gateway !== '' ? config.gateway : withBits(prefix.base + 1, prefix.bits).split('/')[0] as string;
+      return ipamConfig(formatPrefix(prefix), gateway, config.range);
+    });
+  }
+  const cluster = pass.input.view.cluster();
+  const pools = (cluster?.defaultAddressPool ?? []).flatMap((text) => parsePrefix(text) ?? []);
+  const bits = cluster?.subnetSize === undefined || cluster.subnetSize === 0 ? 24 : cluster.subnetSize;
+  const subnet = freeSubnet(pools.length > 0 ? pools : [{ base: 10 * 2 ** 24, bits: 8 }], bits, taken);
+  if (subnet === undefined) return undefined;
+  return [ipamConfig(formatPrefix(subnet), withBits(subnet.base + 1, bits).split('/')[0] as string, '')];
+}
+
+function ipamConfig(subnet: string, gateway: string, range: string) {
+  return create(IPAMConfigSchema, { family: IPAMConfig_AddressFamily.IPV4, subnet, gateway, range });
+}
+
+/** Everything that holds an address now. */
+function collectUsed(pass: Pass): void {
+  const { view, soft, nowMs } = pass.input;
+  for (const network of pass.networks.values()) {
+    const used = new Set<number>();
+    for (const config of network.ipam?.configs ?? []) {
+      const gateway = numberOf(config.gateway);
+      if (gateway !== undefined) used.add(gateway);
+      for (const { value } of config.reserved) {
+        const reserved = numberOf(value);
+        if (reserved !== undefined) used.add(reserved);
+      }
+    }
+    pass.used.set(network.id, used);
+  }
+  const take = (networkId: string | undefined, cidr: string): void => {
+    const address = numberOf(cidr);
+    if (networkId !== undefined && address !== undefined) pass.used.get(networkId)?.add(address);
+  };
+  for (const node of view.list('node')) {
+    for (const attachment of node.attachments) for (const cidr of attachment.addresses) take(attachment.network?.id, cidr);
+  }
+  for (const service of view.list('service')) {
+    for (const vip of service.endpoint?.virtualIps ?? []) take(vip.networkId, vip.addr);
+  }
+  for (const task of view.list('task')) {
+    if (released(view, soft, task)) continue;
+    if (stateOf(task) > TaskState.RUNNING && timestampMs(task.meta?.updatedAt) + RELEASE_TIMEOUT_MS < nowMs) continue;
+    for (const attachment of task.networks) for (const cidr of attachment.addresses) take(attachment.network?.id, cidr);
+  }
+}
+
+function takeAddress(pass: Pass, network: Network): string | undefined {
+  const used = pass.used.get(network.id) as Set<number>;
+  for (const config of network.ipam?.configs ?? []) {
+    const prefix = parsePrefix(config.subnet);
+    if (prefix === undefined) continue;
+    const address = freeAddress(prefix, used, parsePrefix(config.range) ?? prefix);
+    if (address === undefined) continue;
+    used.add(address);
+    return withBits(address, prefix.bits);
+  }
+  return undefined;
+}
+
+/** Every node has its own address on the ingress network: the source of rewritten local clients. */
+function allocateNode(pass: Pass, node: Node): void {
+  const ingress = [...pass.networks.values()].find(isIngress);
+  if (ingress === undefined || ingress.driverState === undefined) return;
+  if (node.attachments.some((attachment) => attachment.network?.id === ingress.id)) return;
+  if (pass.actions.length >= ALLOCATIONS_MAX) return;
+  const address = takeAddress(pass, ingress);
+  if (address === undefined) return;
+  const next = clone(NodeSchema, node);
+  next.attachments.push(create(NetworkAttachmentSchema, { network: ingress, addresses: [address] }));
+  pass.actions.push(updateAction('node', next));
+}
+
+/** Networks a service's tasks join, as asked for: the task template's, or the service's own (before API 1.25). */
+export function attachmentConfigs(service: Service): readonly NetworkAttachmentConfig[] {
+  const fromTask = service.spec?.task?.networks ?? [];
+  return fromTask.length > 0 ? fromTask : service.spec?.networks ?? [];
+}
+
+function allocateService(pass: Pass, service: Service): void {
+  const spec = service.spec?.endpoint ?? create(EndpointSpecSchema);
+  const ports = allocatePorts(pass, service);
+  const endpoint = create(EndpointSchema, { spec, ports });
+  if (usesVip(service)) {
+    for (const { target } of attachmentConfigs(service)) {
+      const network = pass.networks.get(target);
+      if (network?.driverState === undefined || isPredefined(network)) continue;
+      const existing = service.endpoint?.virtualIps.find((vip) => vip.networkId === target);
+      const addr = existing?.addr ?? takeAddress(pass, network);
+      if (addr !== undefined) endpoint.virtualIps.push(create(Endpoint_VirtualIPSchema, { networkId: target, addr }));
+    }
+  }
+  if (service.endpoint !== undefined && equalsEndpoint(service.endpoint, endpoint)) return;
+  if (pass.actions.length >= ALLOCATIONS_MAX) return;
+  const next = clone(ServiceSchema, service);
+  next.endpoint = endpoint;
+  pass.services.set(next.id, next);
+  pass.actions.push(updateAction('service', next));
+}
+
+function allocatePorts(pass: Pass, service: Service): PortConfig[] {
+  const wanted = service.spec?.endpoint?.ports ?? [];
+  const key = (port: PortConfig): string => `${port.protocol}/${port.publishedPort}`;
+  const taken = new Set<string>();
+  for (const other of pass.services.values()) {
+    if (other.id === service.id) continue;
+    for (const port of ingressPorts(other.endpoint?.ports)) taken.add(key(port));
+  }
+  for (const port of ingressPorts(wanted)) taken.add(key(port));
+  return wanted.map((port) => {
+    if (port.publishedPort !== 0 || hostPorts([port]).length > 0) return port;
+    const before = service.endpoint?.ports.find((p) => p.targetPort === port.targetPort && p.protocol === port.protocol
+      && p.publishMode === port.publishMode && p.publishedPort >= DYNAMIC_PORT_FIRST && p.publishedPort <= DYNAMIC_PORT_LAST);
+    if (before !== undefined && !taken.has(key(before))) {
+      taken.add(key(before));
+      return { ...port, publishedPort: before.publishedPort };
+    }
+    for (let published = DYNAMIC_PORT_FIRST; published <= DYNAMIC_PORT_LAST; published++) {
+      const candidate = { ...port, publishedPort: published };
+      if (taken.has(key(candidate))) continue;
+      taken.add(key(candidate));
+      return candidate;
+    }
+    return port;
+  });
+}
+
+function allocateTask(pass: Pass, task: Task): void {
+  const service = pass.services.get(task.serviceId);
+  if (service === undefined) return;
+  const next = clone(TaskSchema, task);
+  next.networks = [];
+  const configs = [...attachmentConfigs(service)];
+  const ingress = [...pass.networks.values()].find(isIngress);
+  const problem = (): string | undefined => {
+    if (ingressPorts(service.endpoint?.ports).length > 0) {
+      if (ingress?.driverState === undefined) return 'service needs ingress network, but no ingress network is present';
+      const address = takeAddress(pass, ingress);
+      if (address === undefined) return `no free address in network ${ingress.spec?.annotations?.name ?? ingress.id}`;
+      next.networks.push(create(NetworkAttachmentSchema, { network: ingress, addresses: [address] }));
+    }
+    for (const config of configs) {
+      const network = pass.networks.get(config.target);
+      if (network === undefined) return `network ${config.target} not found`;
+      if (network.driverState === undefined) return `network ${network.spec?.annotations?.name ?? network.id} has no subnet: the address pools are exhausted or its VXLAN id is taken`;
+      const attachment = create(NetworkAttachmentSchema, { network, aliases: config.aliases, driverAttachmentOpts: config.driverAttachmentOpts });
+      if (!isPredefined(network)) {
+        const address = takeAddress(pass, network);
+        if (address === undefined) return `no free address in network ${network.spec?.annotations?.name ?? network.id}`;
+        attachment.addresses = [address];
+      }
+      next.networks.push(attachment);
+    }
+    return undefined;
+  };
+  const reason = problem();
+  const status = next.status;
+  if (status === undefined) return;
+  if (reason !== undefined) {
+    if (status.err === reason) return;
+    next.networks = [];
+    status.err = reason;
+    status.message = 'pending address allocation';
+  } else {
+    if (service.endpoint !== undefined) next.endpoint = service.endpoint;
+    status.state = TaskState.PENDING;
+    status.message = 'pending task scheduling';
+    status.err = '';
+    status.timestamp = timestampFromMs(pass.input.nowMs);
+  }
+  pass.actions.push(updateAction('task', next));
+}

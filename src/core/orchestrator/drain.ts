@@ -1,0 +1,32 @@
+// Drain: a task that leaves service is told to stop only when every node has installed tables without it (or the
+// bound on waiting passed, which is recorded). This replaces Docker's fixed sleep of two seconds.
+
+import { clone } from '@bufbuild/protobuf';
+import { timestampMs } from '../../lib/time.js';
+import { NodeStatus_State, TaskSchema, TaskState } from '../../model/proto/swarmkit_pb.js';
+import { isTerminal } from '../../model/task.js';
+import { acknowledged } from '../store/soft.js';
+import type { Change, Input } from './change.js';
+
+export const DRAIN_TIMEOUT_MS = 5000;
+
+export function reconcileDrains(input: Input, change: Change): void {
+  const { view, soft, nowMs } = input;
+  for (const task of view.list('task')) {
+    const drain = task.drainState;
+    if (drain === undefined || task.desiredState > TaskState.RUNNING || change.touched(task.id)) continue;
+    const deadline = timestampMs(drain.since) + DRAIN_TIMEOUT_MS;
+    const done = acknowledged(view, soft, drain.revision)
+      || isTerminal(task)
+      || view.get('node', task.nodeId)?.status?.state === NodeStatus_State.DOWN;
+    if (!done && nowMs < deadline) {
+      change.wakeAt(deadline);
+      continue;
+    }
+    if (change.full) return;
+    const stopped = clone(TaskSchema, task);
+    stopped.desiredState = drain.target;
+    if (stopped.drainState !== undefined) stopped.drainState.timedOut = !done;
+    change.updateTask(stopped);
+  }
+}

@@ -1,0 +1,97 @@
+// Restart: what follows a task that ended, or whose node is gone or drained. SwarmKit's restart supervisor as a
+// function of the store: the delay and the attempts ride on the replacement task.
+
+import { clone } from '@bufbuild/protobuf';
+import { durationMs, timestampFromMs, timestampMs } from '../../lib/time.js';
+import {
+  NodeSpec_Availability, NodeStatus_State, RestartPolicy_RestartCondition, TaskSchema, TaskState,
+  type Node, type Service, type Task,
+} from '../../model/proto/swarmkit_pb.js';
+import { desiredOf, isGlobal, isTerminal, stateOf } from '../../model/task.js';
+import type { Change, Input } from './change.js';
+import { newTask, stopTask } from './tasks.js';
+
+const RESTART_DELAY_DEFAULT_MS = 5000;
+/** How long a replacement waits for the task before it to stop (SwarmKit: one minute). */
+export const OLD_TASK_TIMEOUT_MS = 60_000;
+
+/** A node that cannot keep tasks: gone, down or drained. */
+export function isInvalidNode(node: Node | undefined): boolean {
+  return node === undefined
+    || node.status?.state === NodeStatus_State.DOWN
+    || node.spec?.availability === NodeSpec_Availability.DRAIN;
+}
+
+export function needsRestart(input: Input, task: Task): boolean {
+  if (desiredOf(task) > TaskState.RUNNING) return false;
+  return isTerminal(task) || (task.nodeId !== '' && isInvalidNode(input.view.get('node', task.nodeId)));
+}
+
+/** The service's policy allows another task after this one. */
+export function shouldRestart(service: Service, task: Task, nowMs: number): boolean {
+  const policy = service.spec?.task?.restart;
+  const condition = policy?.condition ?? RestartPolicy_RestartCondition.ANY;
+  if (isTerminal(task)) {
+    if (condition === RestartPolicy_RestartCondition.NONE) return false;
+    if (condition === RestartPolicy_RestartCondition.ON_FAILURE && stateOf(task) === TaskState.COMPLETE) return false;
+  }
+  const attempts = policy?.maxAttempts ?? 0n;
+  if (attempts === 0n || task.specVersion?.index !== service.specVersion?.index) return true;
+  const windowMs = durationMs(policy?.window);
+  const counted = task.restarts.filter((at) => windowMs === 0 || timestampMs(at) > nowMs - windowMs);
+  return BigInt(counted.length) < attempts;
+}
+
+/** Ends the task for good and, where the policy allows, puts a delayed replacement in its place. */
+export function restartTask(input: Input, change: Change, service: Service, task: Task): void {
+  const { view, nowMs } = input;
+  stopTask(input, change, task, TaskState.SHUTDOWN);
+  if (!shouldRestart(service, task, nowMs)) return;
+  const node = view.get('node', task.nodeId);
+  if (isGlobal(service) && isInvalidNode(node)) return;
+  const policy = service.spec?.task?.restart;
+  const drained = node?.spec?.availability === NodeSpec_Availability.DRAIN;
+  const delayMs = drained ? 0 : policy?.delay === undefined ? RESTART_DELAY_DEFAULT_MS : durationMs(policy.delay);
+  const place = { slot: task.slot, nodeId: isGlobal(service) ? task.nodeId : '' };
+  const replacement = newTask(input, service, place, TaskState.READY);
+  replacement.startAfter = timestampFromMs(nowMs + delayMs);
+  const attempts = Number(policy?.maxAttempts ?? 0n);
+  if (attempts > 0 && task.specVersion?.index === service.specVersion?.index) {
+    replacement.restarts = [...task.restarts, timestampFromMs(nowMs)].slice(-attempts);
+  }
+  change.createTask(replacement);
+}
+
+/** READY tasks whose delay is over and whose predecessor stopped go to RUNNING. */
+export function reconcileStarts(input: Input, change: Change): void {
+  const { view, nowMs } = input;
+  for (const task of view.list('task')) {
+    if (task.desiredState !== TaskState.READY || task.drainState !== undefined || change.touched(task.id)) continue;
+    const dueMs = timestampMs(task.startAfter);
+    if (nowMs < dueMs) {
+      change.wakeAt(dueMs);
+      continue;
+    }
+    const giveUpMs = timestampMs(task.meta?.createdAt) + OLD_TASK_TIMEOUT_MS;
+    if (nowMs < giveUpMs && predecessorRuns(input, task)) {
+      change.wakeAt(giveUpMs);
+      continue;
+    }
+    if (change.full) return;
+    const started = clone(TaskSchema, task);
+    started.desiredState = TaskState.RUNNING;
+    change.updateTask(started);
+  }
+}
+
+/** Another task of the same place is being stopped and still runs on a node that can tell. */
+function predecessorRuns(input: Input, task: Task): boolean {
+  return input.view.tasksOfService(task.serviceId).some((other) => {
+    if (other.id === task.id || other.slot !== task.slot || desiredOf(other) <= TaskState.RUNNING) return false;
+    if (task.slot === 0n && other.nodeId !== task.nodeId) return false;
+    const state = stateOf(other);
+    if (state < TaskState.ASSIGNED || state > TaskState.RUNNING) return false;
+    const node = input.view.get('node', other.nodeId);
+    return node !== undefined && node.status?.state !== NodeStatus_State.DOWN;
+  });
+}

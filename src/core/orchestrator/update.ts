@@ -1,0 +1,169 @@
+// Updates: replaces tasks that no longer match their service, a few at a time. SwarmKit's updater as a function of
+// the store: progress is read off the tasks, so a new leader goes on where the old one was.
+
+import { clone, create } from '@bufbuild/protobuf';
+import { durationMs, timestampFromMs, timestampMs } from '../../lib/time.js';
+import {
+  ServiceSchema, TaskState, UpdateConfigSchema, UpdateConfig_FailureAction, UpdateConfig_UpdateOrder, UpdateStatusSchema,
+  UpdateStatus_UpdateState, VersionSchema, type Service, type Task, type UpdateConfig,
+} from '../../model/proto/swarmkit_pb.js';
+import { isTaskDirty, isTerminal, stateOf } from '../../model/task.js';
+import type { Change, Input } from './change.js';
+import { placesOf, type Place } from './slots.js';
+import { newTask, stopTask } from './tasks.js';
+
+const MONITOR_DEFAULT_MS = 5000;
+const State = UpdateStatus_UpdateState;
+
+interface Progress {
+  readonly config: UpdateConfig;
+  readonly rollback: boolean;
+  readonly startedMs: number;
+  readonly dirty: readonly Place[];
+  /** Places with a new task that is not up yet, or whose delay after coming up is not over. */
+  readonly inFlight: number;
+  readonly failures: number;
+  readonly total: number;
+  /** When the last new task came up. */
+  readonly lastUpMs: number;
+}
+
+export function reconcileUpdate(input: Input, change: Change, service: Service): void {
+  if (change.touched(service.id)) return;
+  const places = [...placesOf(service, input.view.tasksOfService(service.id)).values()];
+  const state = service.updateStatus?.state ?? State.UNKNOWN;
+  if (state === State.PAUSED || state === State.ROLLBACK_PAUSED) return;
+  const active = state === State.UPDATING || state === State.ROLLBACK_STARTED;
+  const dirty = places.filter((place) => place.runnable.some((task) => isTaskDirty(service, task)));
+  if (!active) {
+    if (dirty.length > 0) setStatus(input, change, service, State.UPDATING, 'update in progress');
+    return;
+  }
+  const progress = measure(input, change, service, places, dirty, state === State.ROLLBACK_STARTED);
+  if (tooManyFailures(progress) && failed(input, change, service, progress)) return;
+  const parallelism = Number(progress.config.parallelism);
+  let budget = (parallelism === 0 ? Number.MAX_SAFE_INTEGER : parallelism) - progress.inFlight;
+  for (const place of dirty) {
+    if (budget <= 0 || change.full) break;
+    if (place.runnable.some((task) => change.touched(task.id))) continue;
+    if (updatePlace(input, change, service, place, progress.config)) budget -= 1;
+  }
+  if (dirty.length === 0 && progress.inFlight === 0) complete(input, change, service, progress);
+}
+
+function measure(input: Input, change: Change, service: Service, places: readonly Place[], dirty: readonly Place[], rollback: boolean): Progress {
+  const config = (rollback ? service.spec?.rollback : service.spec?.update)
+    ?? create(UpdateConfigSchema, { parallelism: 1n });
+  const startedMs = timestampMs(service.updateStatus?.startedAt);
+  const delayMs = durationMs(config.delay);
+  let inFlight = 0;
+  let failures = 0;
+  let lastUpMs = startedMs;
+  for (const place of places) {
+    const fresh = place.tasks.filter((task) => timestampMs(task.meta?.createdAt) >= startedMs && !isTaskDirty(service, task));
+    if (fresh.some((task) => failedTask(task))) failures += 1;
+    const current = fresh.filter((task) => place.runnable.includes(task)).at(-1);
+    if (current === undefined) continue;
+    if (stateOf(current) < TaskState.RUNNING) {
+      inFlight += 1;
+    } else if (stateOf(current) === TaskState.RUNNING) {
+      const upMs = timestampMs(current.status?.timestamp);
+      lastUpMs = Math.max(lastUpMs, upMs);
+      const old = place.runnable.some((task) => isTaskDirty(service, task));
+      if (!old && dirty.length > 0 && input.nowMs < upMs + delayMs) {
+        inFlight += 1;
+        change.wakeAt(upMs + delayMs);
+      }
+    }
+  }
+  return { config, rollback, startedMs, dirty, inFlight, failures, total: places.length, lastUpMs };
+}
+
+function failedTask(task: Task): boolean {
+  const state = stateOf(task);
+  return state === TaskState.FAILED || state === TaskState.REJECTED;
+}
+
+function tooManyFailures(progress: Progress): boolean {
+  return progress.failures > 0 && progress.failures / Math.max(1, progress.total) > progress.config.maxFailureRatio;
+}
+
+/** Acts on too many failures; false where the update just goes on. */
+function failed(input: Input, change: Change, service: Service, progress: Progress): boolean {
+  const reason = 'update paused due to failure or early termination of task';
+  if (progress.rollback) {
+    if (progress.config.failureAction === UpdateConfig_FailureAction.CONTINUE) return false;
+    setStatus(input, change, service, State.ROLLBACK_PAUSED, `rollback ${reason.slice('update '.length)}`);
+    return true;
+  }
+  switch (progress.config.failureAction) {
+    case UpdateConfig_FailureAction.CONTINUE:
+      return false;
+    case UpdateConfig_FailureAction.ROLLBACK:
+      if (service.previousSpec === undefined) break;
+      rollBack(input, change, service);
+      return true;
+    default:
+      break;
+  }
+  setStatus(input, change, service, State.PAUSED, reason);
+  return true;
+}
+
+function rollBack(input: Input, change: Change, service: Service): void {
+  const next = clone(ServiceSchema, service);
+  if (service.previousSpec !== undefined) next.spec = service.previousSpec;
+  delete next.previousSpec;
+  next.specVersion = create(VersionSchema, { index: input.view.index + 1n });
+  next.updateStatus = create(UpdateStatusSchema, {
+    state: State.ROLLBACK_STARTED,
+    startedAt: timestampFromMs(input.nowMs),
+    message: 'update rolled back due to failure or early termination of task',
+  });
+  change.updateService(next);
+}
+
+/** Replaces the tasks of one place; true when something was started. */
+function updatePlace(input: Input, change: Change, service: Service, place: Place, config: UpdateConfig): boolean {
+  const old = place.runnable.filter((task) => isTaskDirty(service, task));
+  const fresh = place.runnable.find((task) => !isTaskDirty(service, task));
+  if (fresh !== undefined) {
+    // start-first: the old task goes once the new one runs.
+    if (stateOf(fresh) === TaskState.RUNNING) for (const task of old) stopTask(input, change, task, TaskState.SHUTDOWN);
+    return false;
+  }
+  if (config.order === UpdateConfig_UpdateOrder.START_FIRST) {
+    change.createTask(newTask(input, service, place, TaskState.RUNNING));
+    return true;
+  }
+  const replacement = newTask(input, service, place, TaskState.READY);
+  replacement.startAfter = timestampFromMs(input.nowMs);
+  change.createTask(replacement);
+  for (const task of old) stopTask(input, change, task, TaskState.SHUTDOWN);
+  return true;
+}
+
+function complete(input: Input, change: Change, service: Service, progress: Progress): void {
+  const monitorMs = progress.config.monitor === undefined ? MONITOR_DEFAULT_MS : durationMs(progress.config.monitor);
+  const waits = progress.config.failureAction !== UpdateConfig_FailureAction.CONTINUE;
+  const doneMs = waits ? progress.lastUpMs + monitorMs : progress.lastUpMs;
+  if (input.nowMs < doneMs && progress.total > 0) {
+    change.wakeAt(doneMs);
+    return;
+  }
+  if (input.view.tasksOfService(service.id).some((task) => !isTerminal(task) && stateOf(task) < TaskState.RUNNING
+    && task.desiredState <= TaskState.RUNNING)) return;
+  setStatus(input, change, service, progress.rollback ? State.ROLLBACK_COMPLETED : State.COMPLETED,
+    progress.rollback ? 'rollback completed' : 'update completed');
+}
+
+function setStatus(input: Input, change: Change, service: Service, state: UpdateStatus_UpdateState, message: string): void {
+  const next = clone(ServiceSchema, service);
+  const status = create(UpdateStatusSchema, { state, message });
+  const begins = state === State.UPDATING;
+  const startedAt = begins ? timestampFromMs(input.nowMs) : service.updateStatus?.startedAt;
+  if (startedAt !== undefined) status.startedAt = startedAt;
+  if (state === State.COMPLETED || state === State.ROLLBACK_COMPLETED) status.completedAt = timestampFromMs(input.nowMs);
+  next.updateStatus = status;
+  change.updateService(next);
+}

@@ -1,0 +1,236 @@
+// Scheduler: PENDING tasks get a node or a reason. Filters and order are SwarmKit's: nodes on which this version of
+// the service keeps failing come last, then fewest tasks of the service, then fewest tasks at all.
+
+import { clone } from '@bufbuild/protobuf';
+import { timestampFromMs, timestampMs } from '../../lib/time.js';
+import { compareText, pairValue } from '../../model/pairs.js';
+import {
+  NodeSpec_Availability, NodeStatus_State, TaskSchema, TaskState, type Node, type PortConfig, type StoreAction, type Task,
+} from '../../model/proto/swarmkit_pb.js';
+import { desiredOf, hostPorts, isTerminal, stateOf } from '../../model/task.js';
+import { updateAction } from '../store/actions.js';
+import type { Acknowledgements } from '../store/soft.js';
+import type { ReadTx } from '../store/view.js';
+import { meetsConstraints } from './constraint.js';
+
+export interface SchedulerInput {
+  readonly view: ReadTx;
+  readonly soft: Acknowledgements;
+  readonly nowMs: number;
+}
+
+const ASSIGNMENTS_MAX = 200;
+const FAILURES = 5;
+const FAILURE_WINDOW_MS = 5 * 60_000;
+
+interface Candidate {
+  readonly node: Node;
+  tasks: number;
+  freeCpus: bigint;
+  freeMemory: bigint;
+  readonly perService: Map<string, number>;
+  readonly ports: Set<string>;
+}
+
+interface Filter {
+  /** The reason as SwarmKit words it; "n nodes" is counted in. */
+  readonly explain: (nodes: number) => string;
+  readonly enabled: (task: Task) => boolean;
+  readonly check: (task: Task, candidate: Candidate, input: SchedulerInput) => boolean;
+}
+
+function plural(nodes: number): string {
+  return nodes === 1 ? '1 node' : `${nodes} nodes`;
+}
+
+const FILTERS: readonly Filter[] = [
+  {
+    explain: (n) => `${plural(n)} not available for new tasks`,
+    enabled: () => true,
+    check: (_task, { node }) => node.status?.state === NodeStatus_State.READY
+      && (node.spec?.availability ?? NodeSpec_Availability.ACTIVE) === NodeSpec_Availability.ACTIVE,
+  },
+  {
+    explain: (n) => `insufficient resources on ${plural(n)}`,
+    enabled: (task) => task.spec?.resources?.reservations !== undefined,
+    check: (task, candidate) => {
+      const wanted = task.spec?.resources?.reservations;
+      return (wanted?.nanoCpus ?? 0n) <= candidate.freeCpus && (wanted?.memoryBytes ?? 0n) <= candidate.freeMemory;
+    },
+  },
+  {
+    explain: (n) => `scheduling constraints not satisfied on ${plural(n)}`,
+    enabled: (task) => (task.spec?.placement?.constraints.length ?? 0) > 0,
+    check: (task, { node }) => meetsConstraints(task.spec?.placement?.constraints ?? [], node),
+  },
+  {
+    explain: (n) => `unsupported platform on ${plural(n)}`,
+    enabled: (task) => (task.spec?.placement?.platforms.length ?? 0) > 0,
+    check: (task, { node }) => (task.spec?.placement?.platforms ?? []).some((platform) =>
+      (platform.os === '' || platform.os === node.description?.platform?.os)
+      && (platform.architecture === '' || sameArchitecture(platform.architecture, node.description?.platform?.architecture ?? ''))),
+  },
+  {
+    explain: (n) => `host-mode port already in use on ${plural(n)}`,
+    enabled: (task) => hostPorts(task.endpoint?.ports).some((port) => port.publishedPort > 0),
+    check: (task, candidate) => hostPorts(task.endpoint?.ports)
+      .every((port) => port.publishedPort === 0 || !candidate.ports.has(portKey(port))),
+  },
+  {
+    explain: () => 'max replicas per node limit exceed',
+    enabled: (task) => (task.spec?.placement?.maxReplicas ?? 0n) > 0n,
+    check: (task, candidate) => BigInt(candidate.perService.get(task.serviceId) ?? 0) < (task.spec?.placement?.maxReplicas ?? 0n),
+  },
+  {
+    // Not SwarmKit's: a stock engine has no network view, so it could not reach the task's networks.
+    explain: (n) => `no Skein network on ${plural(n)}`,
+    enabled: (task) => task.networks.length > 0,
+    check: (_task, { node }, { soft }) => soft.acked.has(node.id),
+  },
+];
+
+function sameArchitecture(a: string, b: string): boolean {
+  const names: Record<string, string> = { x86_64: 'amd64', aarch64: 'arm64' };
+  return (names[a] ?? a) === (names[b] ?? b);
+}
+
+function portKey(port: PortConfig): string {
+  return `${port.protocol}/${port.publishedPort}`;
+}
+
+export function schedule(input: SchedulerInput): readonly StoreAction[] {
+  const pending = input.view.list('task').filter((task) => stateOf(task) === TaskState.PENDING && desiredOf(task) <= TaskState.RUNNING);
+  if (pending.length === 0) return [];
+  const candidates = input.view.list('node').map((node) => candidateOf(input, node));
+  const actions: StoreAction[] = [];
+  pending.sort((a, b) => timestampMs(a.meta?.createdAt) - timestampMs(b.meta?.createdAt) || compareText(a.id, b.id));
+  for (const task of pending) {
+    if (actions.length >= ASSIGNMENTS_MAX) break;
+    const pool = task.nodeId === '' ? candidates : candidates.filter((c) => c.node.id === task.nodeId);
+    const { fit, reason } = filter(task, pool, input);
+    const best = pick(input, task, fit);
+    if (best === undefined) {
+      if (task.status?.err !== reason) actions.push(updateAction('task', withReason(input, task, reason)));
+      continue;
+    }
+    account(best, task, 1);
+    actions.push(updateAction('task', assign(input, task, best.node)));
+  }
+  return actions;
+}
+
+function candidateOf(input: SchedulerInput, node: Node): Candidate {
+  const resources = node.description?.resources;
+  const candidate: Candidate = {
+    node, tasks: 0, freeCpus: resources?.nanoCpus ?? 0n, freeMemory: resources?.memoryBytes ?? 0n, perService: new Map(), ports: new Set(),
+  };
+  for (const task of input.view.tasksOfNode(node.id)) {
+    if (!isTerminal(task) && stateOf(task) >= TaskState.ASSIGNED) account(candidate, task, 1);
+  }
+  return candidate;
+}
+
+function account(candidate: Candidate, task: Task, sign: 1 | -1): void {
+  candidate.freeCpus -= BigInt(sign) * (task.spec?.resources?.reservations?.nanoCpus ?? 0n);
+  candidate.freeMemory -= BigInt(sign) * (task.spec?.resources?.reservations?.memoryBytes ?? 0n);
+  for (const port of hostPorts(task.endpoint?.ports)) candidate.ports.add(portKey(port));
+  if (desiredOf(task) > TaskState.RUNNING) return;
+  candidate.tasks += sign;
+  candidate.perService.set(task.serviceId, (candidate.perService.get(task.serviceId) ?? 0) + sign);
+}
+
+/** Nodes that pass all filters, and why the others do not, in the words `docker service ps` shows. */
+function filter(task: Task, pool: readonly Candidate[], input: SchedulerInput): { fit: Candidate[]; reason: string } {
+  const refusals = new Map<Filter, number>();
+  const enabled = FILTERS.filter((f) => f.enabled(task));
+  const fit = pool.filter((candidate) => {
+    const refusing = enabled.find((f) => !f.check(task, candidate, input));
+    if (refusing === undefined) return true;
+    refusals.set(refusing, (refusals.get(refusing) ?? 0) + 1);
+    return false;
+  });
+  const reasons = FILTERS.filter((f) => refusals.has(f)).map((f) => f.explain(refusals.get(f) as number));
+  return { fit, reason: reasons.length === 0 ? 'no suitable node' : `no suitable node (${reasons.join('; ')})` };
+}
+
+function pick(input: SchedulerInput, task: Task, fit: readonly Candidate[]): Candidate | undefined {
+  const failing = failingNodes(input, task);
+  let group: readonly Candidate[] = fit;
+  for (const preference of task.spec?.placement?.preferences ?? []) {
+    if (preference.preference.case === 'spread') group = spread(task, group, preference.preference.value.spreadDescriptor);
+  }
+  let best: Candidate | undefined;
+  for (const candidate of group) if (best === undefined || before(task, failing, candidate, best)) best = candidate;
+  return best;
+}
+
+function before(task: Task, failing: ReadonlySet<string>, a: Candidate, b: Candidate): boolean {
+  const failed = Number(failing.has(a.node.id)) - Number(failing.has(b.node.id));
+  if (failed !== 0) return failed < 0;
+  const service = (a.perService.get(task.serviceId) ?? 0) - (b.perService.get(task.serviceId) ?? 0);
+  if (service !== 0) return service < 0;
+  return a.tasks - b.tasks < 0;
+}
+
+/** The nodes of the label value that has the fewest tasks of the service. */
+function spread(task: Task, pool: readonly Candidate[], descriptor: string): readonly Candidate[] {
+  const groups = new Map<string, { tasks: number; members: Candidate[] }>();
+  for (const candidate of pool) {
+    const value = labelValue(candidate.node, descriptor);
+    const group = groups.get(value) ?? { tasks: 0, members: [] };
+    group.tasks += candidate.perService.get(task.serviceId) ?? 0;
+    group.members.push(candidate);
+    groups.set(value, group);
+  }
+  const names = [...groups.keys()].sort(compareText);
+  let best: { tasks: number; members: Candidate[] } | undefined;
+  for (const name of names) {
+    const group = groups.get(name) as { tasks: number; members: Candidate[] };
+    if (best === undefined || group.tasks < best.tasks) best = group;
+  }
+  return best?.members ?? [];
+}
+
+function labelValue(node: Node, descriptor: string): string {
+  if (descriptor.startsWith('node.labels.')) {
+    return pairValue(node.spec?.annotations?.labels, descriptor.slice('node.labels.'.length)) ?? '';
+  }
+  if (descriptor.startsWith('engine.labels.')) {
+    return pairValue(node.description?.engine?.labels, descriptor.slice('engine.labels.'.length)) ?? '';
+  }
+  return '';
+}
+
+function failingNodes(input: SchedulerInput, task: Task): ReadonlySet<string> {
+  const counts = new Map<string, number>();
+  for (const other of input.view.tasksOfService(task.serviceId)) {
+    const state = stateOf(other);
+    if (state !== TaskState.FAILED && state !== TaskState.REJECTED) continue;
+    if (other.specVersion?.index !== task.specVersion?.index) continue;
+    if (timestampMs(other.status?.timestamp) < input.nowMs - FAILURE_WINDOW_MS) continue;
+    counts.set(other.nodeId, (counts.get(other.nodeId) ?? 0) + 1);
+  }
+  return new Set([...counts].filter(([, count]) => count >= FAILURES).map(([nodeId]) => nodeId));
+}
+
+function withReason(input: SchedulerInput, task: Task, reason: string): Task {
+  const next = clone(TaskSchema, task);
+  if (next.status !== undefined) {
+    next.status.message = 'pending task scheduling';
+    next.status.err = reason;
+    next.status.timestamp = timestampFromMs(input.nowMs);
+  }
+  return next;
+}
+
+function assign(input: SchedulerInput, task: Task, node: Node): Task {
+  const next = clone(TaskSchema, task);
+  next.nodeId = node.id;
+  if (next.status !== undefined) {
+    next.status.state = TaskState.ASSIGNED;
+    next.status.message = 'scheduler assigned task to node';
+    next.status.err = '';
+    next.status.timestamp = timestampFromMs(input.nowMs);
+  }
+  return next;
+}

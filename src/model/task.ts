@@ -1,0 +1,75 @@
+// Task helpers: states, names, whether a task still matches its service.
+
+import { create, equals } from '@bufbuild/protobuf';
+import {
+  EndpointSpecSchema, EndpointSpec_ResolutionMode, PortConfig_PublishMode, TaskSpecSchema, TaskState,
+  type Network, type Node, type PortConfig, type Service, type Task,
+} from './proto/swarmkit_pb.js';
+
+/** Ended by itself or by us: the process is gone. ORPHANED is not: nobody knows. */
+export function isTerminal(task: Task): boolean {
+  return stateOf(task) > TaskState.RUNNING;
+}
+
+export function stateOf(task: Task): TaskState {
+  return task.status?.state ?? TaskState.NEW;
+}
+
+/** What the task is headed for: a drain counts as decided. */
+export function desiredOf(task: Task): TaskState {
+  const target = task.drainState?.target ?? TaskState.NEW;
+  return target > task.desiredState ? target : task.desiredState;
+}
+
+/** Meant to run (or to become ready to). */
+export function isRunnable(task: Task): boolean {
+  return desiredOf(task) <= TaskState.RUNNING;
+}
+
+export function isGlobal(service: Service): boolean {
+  return service.spec?.mode.case === 'global';
+}
+
+/** `<service>.<slot or node id>.<task id>`, the container's name. */
+export function taskName(task: Task): string {
+  if (task.annotations !== undefined && task.annotations.name !== '') return task.annotations.name;
+  const slot = task.slot > 0n ? task.slot.toString() : task.nodeId;
+  return `${task.serviceAnnotations?.name ?? ''}.${slot}.${task.id}`;
+}
+
+/** The task does not match its service's current spec and has to be replaced. */
+export function isTaskDirty(service: Service, task: Task): boolean {
+  if (task.specVersion?.index === service.specVersion?.index) return false;
+  const spec = service.spec?.task;
+  if (spec === undefined || task.spec === undefined) return true;
+  if (!equals(TaskSpecSchema, spec, task.spec)) return true;
+  const wanted = service.spec?.endpoint ?? create(EndpointSpecSchema);
+  const given = task.endpoint?.spec;
+  return given !== undefined && !equals(EndpointSpecSchema, wanted, given);
+}
+
+export function ingressPorts(ports: readonly PortConfig[] | undefined): PortConfig[] {
+  return (ports ?? []).filter((port) => port.publishMode === PortConfig_PublishMode.INGRESS);
+}
+
+export function hostPorts(ports: readonly PortConfig[] | undefined): PortConfig[] {
+  return (ports ?? []).filter((port) => port.publishMode === PortConfig_PublishMode.HOST);
+}
+
+export function usesVip(service: Service): boolean {
+  return (service.spec?.endpoint?.mode ?? EndpointSpec_ResolutionMode.VIP) === EndpointSpec_ResolutionMode.VIP;
+}
+
+export function isIngress(network: Network): boolean {
+  return network.spec?.ingress === true;
+}
+
+/** Address part of "a.b.c.d/len". */
+export function addressOf(cidr: string): string {
+  const slash = cidr.indexOf('/');
+  return slash < 0 ? cidr : cidr.slice(0, slash);
+}
+
+export function nodeName(node: Node): string {
+  return node.description?.hostname ?? node.id;
+}

@@ -1,0 +1,79 @@
+// Calls to a manager: one channel per (address, credentials). Names to verify are `swarm-manager` with a certificate
+// and `swarm-ca` without one; the very first call verifies nothing and its answer is checked against the token's digest.
+
+import tls from 'node:tls';
+import type { DescMethodBiDiStreaming, DescMethodServerStreaming, DescMethodClientStreaming, DescMethodUnary, DescMessage, MessageShape } from '@bufbuild/protobuf';
+import {
+  Client, credentials, type ChannelCredentials, type ClientDuplexStream, type ClientReadableStream, type ClientWritableStream,
+} from '@grpc/grpc-js';
+import { methodDefinition } from './service.js';
+
+/** Workers accept any size; a bound all the same. */
+const MESSAGE_BYTES_MAX = 512 * 1024 * 1024;
+
+export interface Credentials {
+  readonly rootCa: string | undefined;
+  readonly key: string | undefined;
+  readonly certificate: string | undefined;
+  readonly serverName: 'swarm-manager' | 'swarm-ca';
+}
+
+function channelCredentials(from: Credentials): ChannelCredentials {
+  const context = tls.createSecureContext({
+    minVersion: 'TLSv1.2',
+    ...(from.rootCa === undefined ? {} : { ca: from.rootCa }),
+    ...(from.key === undefined ? {} : { key: from.key }),
+    ...(from.certificate === undefined ? {} : { cert: from.certificate }),
+  });
+  return credentials.createFromSecureContext(context, from.rootCa === undefined
+    ? { rejectUnauthorized: false, checkServerIdentity: () => undefined } : {});
+}
+
+export class ManagerClient {
+  readonly address: string;
+  private readonly client: Client;
+
+  constructor(address: string, from: Credentials) {
+    this.address = address;
+    this.client = new Client(address, channelCredentials(from), {
+      'grpc.ssl_target_name_override': from.serverName,
+      'grpc.default_authority': from.serverName,
+      'grpc.max_receive_message_length': MESSAGE_BYTES_MAX,
+      'grpc.enable_retries': 0,
+      'grpc.initial_reconnect_backoff_ms': 100,
+      'grpc.max_reconnect_backoff_ms': 2000,
+      // One channel of ours never shares a connection made with other credentials.
+      'grpc.use_local_subchannel_pool': 1,
+    });
+  }
+
+  unary<I extends DescMessage, O extends DescMessage>(method: DescMethodUnary<I, O>, request: MessageShape<I>, timeoutMs: number): Promise<MessageShape<O>> {
+    const d = methodDefinition(method.parent, method);
+    return new Promise((resolve, reject) => {
+      this.client.makeUnaryRequest(d.path, d.requestSerialize, d.responseDeserialize, request as object,
+        { deadline: Date.now() + timeoutMs }, (error, value) => {
+          if (error !== null) reject(error);
+          else resolve(value as MessageShape<O>);
+        });
+    });
+  }
+
+  serverStream<I extends DescMessage, O extends DescMessage>(method: DescMethodServerStreaming<I, O>, request: MessageShape<I>): ClientReadableStream<MessageShape<O>> {
+    const d = methodDefinition(method.parent, method);
+    return this.client.makeServerStreamRequest(d.path, d.requestSerialize, d.responseDeserialize, request as object) as unknown as ClientReadableStream<MessageShape<O>>;
+  }
+
+  clientStream<I extends DescMessage, O extends DescMessage>(method: DescMethodClientStreaming<I, O>, done: (error: Error | null) => void): ClientWritableStream<MessageShape<I>> {
+    const d = methodDefinition(method.parent, method);
+    return this.client.makeClientStreamRequest(d.path, d.requestSerialize, d.responseDeserialize, (error) => done(error)) as unknown as ClientWritableStream<MessageShape<I>>;
+  }
+
+  duplex<I extends DescMessage, O extends DescMessage>(method: DescMethodBiDiStreaming<I, O>): ClientDuplexStream<MessageShape<I>, MessageShape<O>> {
+    const d = methodDefinition(method.parent, method);
+    return this.client.makeBidiStreamRequest(d.path, d.requestSerialize, d.responseDeserialize) as unknown as ClientDuplexStream<MessageShape<I>, MessageShape<O>>;
+  }
+
+  close(): void {
+    this.client.close();
+  }
+}

@@ -1,0 +1,191 @@
+// Certificates of a swarm: the root, node certificates out of CSRs, and what is checked of them.
+// Subjects, lifetimes, usages and names follow SwarmKit's CA; see docs on the wire facts, section 1.3.
+
+import 'reflect-metadata';
+import { createHash, randomBytes, webcrypto, X509Certificate } from 'node:crypto';
+import * as x509 from '@peculiar/x509';
+import { fail, ok, type Result } from '../../lib/result.js';
+
+x509.cryptoProvider.set(webcrypto as never);
+
+const EC = { name: 'ECDSA', namedCurve: 'P-256' } as const;
+const SIGNING = { name: 'ECDSA', hash: 'SHA-256' } as const;
+const ROOT_LIFE_MS = 630_720_000_000;
+const ROOT_BACKDATE_MS = 5 * 60_000;
+const BACKDATE_MS = 60 * 60_000;
+export const CERT_EXPIRY_DEFAULT_MS = 2160 * 60 * 60_000;
+const CERT_EXPIRY_MIN_MS = 60 * 60_000;
+
+export type NodeCertRole = 'swarm-manager' | 'swarm-worker';
+
+export interface KeyAndCertificate {
+  /** PEM, PKCS#8. */
+  readonly key: string;
+  /** PEM, exactly these bytes are stored and digested. */
+  readonly certificate: string;
+}
+
+export interface NodeIdentity {
+  readonly nodeId: string;
+  readonly organization: string;
+  readonly roles: readonly string[];
+}
+
+/** PEM with one final newline. */
+function withNewline(pem: string): string {
+  return pem.endsWith('\n') ? pem : `${pem}\n`;
+}
+
+function serial(): string {
+  const bytes = randomBytes(20);
+  // Positive and with a fixed length: newer Go refuses negative serials.
+  bytes[0] = ((bytes[0] ?? 0) & 0x7f) | 0x40;
+  return bytes.toString('hex');
+}
+
+async function newKeys(): Promise<webcrypto.CryptoKeyPair> {
+  return webcrypto.subtle.generateKey(EC, true, ['sign', 'verify']) as Promise<webcrypto.CryptoKeyPair>;
+}
+
+async function exportKey(key: webcrypto.CryptoKey): Promise<string> {
+  const der = Buffer.from(await webcrypto.subtle.exportKey('pkcs8', key));
+  return withNewline(x509.PemConverter.encode(der, 'PRIVATE KEY'));
+}
+
+async function importKey(pem: string): Promise<webcrypto.CryptoKey> {
+  const der = x509.PemConverter.decodeFirst(pem);
+  return webcrypto.subtle.importKey('pkcs8', der, EC, true, ['sign']) as Promise<webcrypto.CryptoKey>;
+}
+
+export async function createRootCa(nowMs: number): Promise<KeyAndCertificate> {
+  const keys = await newKeys();
+  const certificate = await x509.X509CertificateGenerator.createSelfSigned({
+    serialNumber: serial(),
+    name: 'CN=swarm-ca',
+    notBefore: new Date(nowMs - ROOT_BACKDATE_MS),
+    notAfter: new Date(nowMs - ROOT_BACKDATE_MS + ROOT_LIFE_MS),
+    signingAlgorithm: SIGNING,
+    keys,
+    extensions: [
+      new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign, true),
+      new x509.BasicConstraintsExtension(true, undefined, true),
+      await x509.SubjectKeyIdentifierExtension.create(keys.publicKey),
+    ],
+  });
+  return { key: await exportKey(keys.privateKey), certificate: withNewline(certificate.toString('pem')) };
+}
+
+export async function createCsr(): Promise<{ readonly key: string; readonly csr: string }> {
+  const keys = await newKeys();
+  const csr = await x509.Pkcs10CertificateRequestGenerator.create({ name: '', keys, signingAlgorithm: SIGNING });
+  return { key: await exportKey(keys.privateKey), csr: withNewline(csr.toString('pem')) };
+}
+
+export interface SignRequest {
+  readonly csr: string;
+  readonly nodeId: string;
+  readonly organization: string;
+  readonly role: NodeCertRole;
+  readonly expiryMs: number;
+  readonly nowMs: number;
+}
+
+/** Issues a node certificate. Only key and signature are taken from the CSR. */
+export async function signCsr(root: KeyAndCertificate, request: SignRequest): Promise<Result<string>> {
+  const csr = await parseCsr(request.csr);
+  if (!csr.ok) return csr;
+  const issuer = new x509.X509Certificate(root.certificate);
+  const expiryMs = request.expiryMs < CERT_EXPIRY_MIN_MS ? CERT_EXPIRY_DEFAULT_MS : request.expiryMs;
+  const notBefore = Math.floor((request.nowMs - BACKDATE_MS) / 60_000) * 60_000;
+  const names = request.role === 'swarm-manager'
+    ? ['swarm-manager', request.nodeId, 'swarm-ca'] : ['swarm-worker', request.nodeId];
+  const certificate = await x509.X509CertificateGenerator.create({
+    serialNumber: serial(),
+    subject: `O=${request.organization},OU=${request.role},CN=${request.nodeId}`,
+    issuer: issuer.subject,
+    notBefore: new Date(notBefore),
+    notAfter: new Date(notBefore + BACKDATE_MS + expiryMs),
+    signingAlgorithm: SIGNING,
+    publicKey: csr.value.publicKey,
+    signingKey: await importKey(root.key),
+    extensions: [
+      new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature | x509.KeyUsageFlags.keyEncipherment, true),
+      new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth, x509.ExtendedKeyUsage.clientAuth]),
+      new x509.BasicConstraintsExtension(false, undefined, true),
+      await x509.SubjectKeyIdentifierExtension.create(csr.value.publicKey),
+      await x509.AuthorityKeyIdentifierExtension.create(issuer.publicKey),
+      new x509.SubjectAlternativeNameExtension(names.map((value) => ({ type: 'dns' as const, value }))),
+    ],
+  });
+  return ok(withNewline(certificate.toString('pem')));
+}
+
+async function parseCsr(pem: string): Promise<Result<x509.Pkcs10CertificateRequest>> {
+  try {
+    const csr = new x509.Pkcs10CertificateRequest(pem);
+    if (await csr.verify()) return ok(csr);
+  } catch {
+    // Whatever the parser disliked, the caller's request is what is wrong.
+  }
+  return fail('invalid_argument', 'certificate signing request is not valid');
+}
+
+/** SHA-256 of the PEM bundle's exact bytes, in base36, 50 characters: the digest part of a join token. */
+export function rootDigest(pem: string): string {
+  const hex = createHash('sha256').update(pem).digest('hex');
+  return BigInt(`0x${hex}`).toString(36).padStart(50, '0');
+}
+
+export function joinToken(rootPem: string, secret: string): string {
+  return `SWMTKN-1-${rootDigest(rootPem)}-${secret}`;
+}
+
+/** Digest and secret of a join token, or Docker's words on what is wrong with it. */
+export function parseJoinToken(token: string): Result<{ readonly digest: string; readonly secret: string }> {
+  const parts = token.split('-');
+  const [prefix, version, digest, secret] = parts;
+  if (parts.length !== 4 || prefix !== 'SWMTKN' || version !== '1' || !/^[0-9a-z]{50}$/.test(digest ?? '') || !/^[0-9a-z]{25}$/.test(secret ?? '')) {
+    return fail('invalid_argument', 'invalid join token');
+  }
+  return ok({ digest: digest as string, secret: secret as string });
+}
+
+export function identityOf(certificate: X509Certificate): NodeIdentity | undefined {
+  const fields = certificate.subject.split('\n').map((line) => line.split('=') as [string, string]);
+  const value = (name: string): string | undefined => fields.find(([key]) => key === name)?.[1];
+  const nodeId = value('CN');
+  const organization = value('O');
+  const roles = fields.filter(([key]) => key === 'OU').map(([, role]) => role);
+  if (nodeId === undefined || organization === undefined || roles.length === 0) return undefined;
+  return { nodeId, organization, roles };
+}
+
+/** Certificates of a PEM bundle, leaf first. */
+export function bundle(pem: string): X509Certificate[] {
+  const blocks = pem.match(/-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g) ?? [];
+  return blocks.map((block) => new X509Certificate(block));
+}
+
+/** Checks an issued bundle as a SwarmKit node does: dates, chain, root. */
+export function checkIssued(pem: string, rootPem: string, nowMs: number): Result<NodeIdentity> {
+  const chain = bundle(pem);
+  const leaf = chain[0];
+  if (leaf === undefined) return fail('invalid_argument', 'no certificate in the answer');
+  const roots = bundle(rootPem);
+  for (const [position, certificate] of chain.entries()) {
+    if (Date.parse(certificate.validFrom) > nowMs) return fail('invalid_argument', 'certificate is not valid yet: check this machine\'s clock');
+    if (Date.parse(certificate.validTo) < nowMs) return fail('invalid_argument', 'certificate has expired');
+    const parents = position + 1 < chain.length ? [chain[position + 1] as X509Certificate] : roots;
+    if (!parents.some((parent) => certificate.verify(parent.publicKey))) {
+      return fail('permission_denied', 'x509: certificate signed by unknown authority');
+    }
+  }
+  const identity = identityOf(leaf);
+  return identity === undefined ? fail('invalid_argument', 'certificate has no node identity') : ok(identity);
+}
+
+/** DER of the issuer's subject and public key, as NodeTLSInfo carries them. */
+export function issuerInfo(rootPem: string): { readonly subject: Uint8Array; readonly publicKey: Uint8Array } {
+  const root = new x509.X509Certificate(bundle(rootPem)[0]?.toString() ?? rootPem);
+  return { subject: new Uint8Array(root.subjectName.toArrayBuffer()), publicKey: new Uint8Array(root.publicKey.rawData) };
+}

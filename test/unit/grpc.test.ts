@@ -1,0 +1,122 @@
+// The node protocol's transport: identities, refusals, streams, with real TLS on loopback.
+
+import assert from 'node:assert/strict';
+import tls from 'node:tls';
+import http2 from 'node:http2';
+import { test } from 'node:test';
+import { create } from '@bufbuild/protobuf';
+import { startGrpcServer, type Caller, type GrpcServer, type Outgoing } from '../../src/io/grpc/server.js';
+import { ManagerClient } from '../../src/io/grpc/client.js';
+import { codeOf } from '../../src/io/grpc/service.js';
+import { checkIssued, createCsr, createRootCa, joinToken, parseJoinToken, signCsr } from '../../src/io/x509/certificates.js';
+import { fail, ok, unwrap } from '../../src/lib/result.js';
+import {
+  CA, Dispatcher, GetRootCACertificateRequestSchema, GetRootCACertificateResponseSchema, HeartbeatRequestSchema,
+  HeartbeatResponseSchema, SessionMessageSchema, SessionRequestSchema, type SessionMessage, type SessionRequest,
+} from '../../src/model/proto/swarmkit_pb.js';
+
+const NOW = Date.now();
+
+async function issue(root: { key: string; certificate: string }, role: 'swarm-manager' | 'swarm-worker', nodeId: string, nowMs = NOW) {
+  const { key, csr } = await createCsr();
+  const certificate = unwrap(await signCsr(root, { csr, nodeId, organization: 'cluster', role, expiryMs: 3_600_000, nowMs }));
+  return { key, certificate };
+}
+
+async function start(): Promise<{ server: GrpcServer; root: { key: string; certificate: string }; callers: Caller[] }> {
+  const root = await createRootCa(NOW);
+  const manager = await issue(root, 'swarm-manager', 'mgr');
+  const callers: Caller[] = [];
+  const server = await startGrpcServer({
+    host: '127.0.0.1',
+    port: 0,
+    identity: { ...manager, rootCa: root.certificate },
+    onBug: (error) => { throw error; },
+    authorize: (path, caller) => {
+      callers.push(caller);
+      return path.includes('CA/') || caller.identity !== undefined ? ok(undefined) : fail('permission_denied', 'no certificate');
+    },
+    services: [
+      { service: CA, handlers: { getRootCACertificate: async () => create(GetRootCACertificateResponseSchema, { certificate: Buffer.from(root.certificate) }) } },
+      {
+        service: Dispatcher,
+        handlers: {
+          heartbeat: async () => create(HeartbeatResponseSchema, {}),
+          session: async (_request: SessionRequest, _caller: Caller, out: Outgoing<SessionMessage>) => {
+            await out.write(create(SessionMessageSchema, { sessionId: 'one' }));
+            await out.write(create(SessionMessageSchema, { sessionId: 'two' }));
+          },
+        },
+      },
+    ],
+  });
+  return { server, root, callers };
+}
+
+test('a caller is known by its certificate, and anonymous without one', async () => {
+  const { server, root, callers } = await start();
+  const address = `127.0.0.1:${server.port}`;
+  const anonymous = new ManagerClient(address, { rootCa: undefined, key: undefined, certificate: undefined, serverName: 'swarm-ca' });
+  const answer = await anonymous.unary(CA.method.getRootCACertificate, create(GetRootCACertificateRequestSchema), 5000);
+  assert.equal(Buffer.from(answer.certificate).toString(), root.certificate);
+  assert.equal(callers[0]?.identity, undefined);
+  await assert.rejects(anonymous.unary(Dispatcher.method.heartbeat, create(HeartbeatRequestSchema), 5000), /no certificate/);
+  const worker = await issue(root, 'swarm-worker', 'w1');
+  const client = new ManagerClient(address, { rootCa: root.certificate, ...worker, serverName: 'swarm-manager' });
+  await client.unary(Dispatcher.method.heartbeat, create(HeartbeatRequestSchema), 5000);
+  assert.deepEqual(callers.at(-1)?.identity, { nodeId: 'w1', organization: 'cluster', roles: ['swarm-worker'] });
+  assert.equal(callers.at(-1)?.address, '127.0.0.1');
+  const seen: string[] = [];
+  for await (const message of client.serverStream(Dispatcher.method.session, create(SessionRequestSchema)) as AsyncIterable<SessionMessage>) seen.push(message.sessionId);
+  assert.deepEqual(seen, ['one', 'two']);
+  anonymous.close();
+  client.close();
+  await server.close();
+});
+
+test('an expired certificate and one of another root are refused', async () => {
+  const { server, root } = await start();
+  const address = `127.0.0.1:${server.port}`;
+  const expired = await issue(root, 'swarm-worker', 'w1', NOW - 10 * 3_600_000);
+  const foreign = await issue(await createRootCa(NOW), 'swarm-worker', 'w2');
+  for (const bad of [expired, foreign]) {
+    const client = new ManagerClient(address, { rootCa: root.certificate, ...bad, serverName: 'swarm-manager' });
+    await assert.rejects(client.unary(Dispatcher.method.heartbeat, create(HeartbeatRequestSchema), 3000), (error) => codeOf(error) === 14 || codeOf(error) === 4);
+    client.close();
+  }
+  await server.close();
+});
+
+test('a client that offers no ALPN is served HTTP/2 all the same (trap T1)', async () => {
+  const { server, root } = await start();
+  const worker = await issue(root, 'swarm-worker', 'w1');
+  const socket = tls.connect({ port: server.port, host: '127.0.0.1', servername: 'swarm-manager', ca: root.certificate, key: worker.key, cert: worker.certificate });
+  await new Promise((resolve, reject) => socket.once('secureConnect', resolve).once('error', reject));
+  assert.equal(socket.alpnProtocol, false);
+  const session = http2.connect('https://swarm-manager', { createConnection: () => socket });
+  const request = session.request({ ':method': 'POST', ':path': '/docker.swarmkit.v1.Dispatcher/Heartbeat', 'content-type': 'application/grpc', te: 'trailers' });
+  request.end(Buffer.from([0, 0, 0, 0, 0]));
+  const trailers = await new Promise<http2.IncomingHttpHeaders>((resolve, reject) => {
+    request.on('trailers', resolve).on('error', reject).resume();
+  });
+  assert.equal(trailers['grpc-status'], '0');
+  session.destroy();
+  await server.close();
+});
+
+test('join tokens: digest over the exact bytes of the root, 50 and 25 base36 characters', async () => {
+  const root = await createRootCa(NOW);
+  const token = joinToken(root.certificate, 'a'.repeat(25));
+  assert.match(token, /^SWMTKN-1-[0-9a-z]{50}-[0-9a-z]{25}$/);
+  assert.deepEqual(unwrap(parseJoinToken(token)).secret, 'a'.repeat(25));
+  assert.notEqual(joinToken(`${root.certificate}\n`, 'a'.repeat(25)), token);
+  for (const bad of ['', 'SWMTKN-1-x-y', token.replace('SWMTKN', 'SWMTKM'), `${token}-x`]) assert.equal(parseJoinToken(bad).ok, false);
+});
+
+test('an issued certificate is checked: chain, dates, identity', async () => {
+  const root = await createRootCa(NOW);
+  const { certificate } = await issue(root, 'swarm-manager', 'n1');
+  assert.deepEqual(unwrap(checkIssued(certificate, root.certificate, NOW)), { nodeId: 'n1', organization: 'cluster', roles: ['swarm-manager'] });
+  assert.equal(checkIssued(certificate, (await createRootCa(NOW)).certificate, NOW).ok, false);
+  assert.equal(checkIssued(certificate, root.certificate, NOW + 5 * 3_600_000).ok, false);
+});

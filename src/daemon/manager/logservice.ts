@@ -1,0 +1,65 @@
+// LogBroker's gRPC side: subscriptions out to the nodes, lines in from them.
+
+import { AppFailure } from '../../lib/result.js';
+import type { Caller, Handler, Outgoing } from '../../io/grpc/server.js';
+import { create } from '@bufbuild/protobuf';
+import {
+  PublishLogsResponseSchema, type ListenSubscriptionsRequest, type PublishLogsMessage, type SubscriptionMessage,
+} from '../../model/proto/swarmkit_pb.js';
+import type { Manager } from './manager.js';
+
+/** Subscriptions not yet taken by a node; a node that is this far behind is cut off and comes back. */
+const QUEUE_MAX = 1024;
+
+export function logBrokerHandlers(manager: Manager): Record<string, Handler> {
+  return {
+    listenSubscriptions: async (_request: ListenSubscriptionsRequest, caller: Caller, out: Outgoing<SubscriptionMessage>) => {
+      const nodeId = caller.identity?.nodeId ?? '';
+      const queue: SubscriptionMessage[] = [];
+      let wake: (() => void) | undefined;
+      let overflow = false;
+      const stop = manager.broker.listen(nodeId, (message) => {
+        if (queue.length >= QUEUE_MAX) overflow = true;
+        else queue.push(message);
+        wake?.();
+      });
+      const end = (): void => wake?.();
+      out.closed.addEventListener('abort', end);
+      try {
+        while (!out.closed.aborted && !overflow) {
+          const message = queue.shift();
+          if (message !== undefined) await out.write(message);
+          else {
+            await new Promise<void>((resolve) => {
+              wake = resolve;
+            });
+          }
+        }
+        if (overflow) throw new AppFailure({ code: 'resource_exhausted', message: 'log subscriptions are not being taken' });
+      } finally {
+        stop();
+        out.closed.removeEventListener('abort', end);
+      }
+    },
+    publishLogs: async (requests: AsyncIterable<PublishLogsMessage>, caller: Caller) => {
+      const nodeId = caller.identity?.nodeId ?? '';
+      let subscriptionId: string | undefined;
+      for await (const message of requests) {
+        if (message.subscriptionId === '') throw new AppFailure({ code: 'invalid_argument', message: 'missing subscription ID' });
+        if (subscriptionId === undefined) {
+          subscriptionId = message.subscriptionId;
+          if (!manager.broker.has(subscriptionId)) throw new AppFailure({ code: 'not_found', message: `unknown subscription ID ${subscriptionId}` });
+        } else if (subscriptionId !== message.subscriptionId) {
+          throw new AppFailure({ code: 'invalid_argument', message: 'different subscription IDs in the same session' });
+        }
+        if (message.messages.some((line) => line.context?.nodeId !== nodeId)) {
+          throw new AppFailure({ code: 'permission_denied', message: `cannot publish logs of another node than ${nodeId}` });
+        }
+        await manager.broker.publish(subscriptionId, message.messages);
+        if (message.close) break;
+      }
+      if (subscriptionId !== undefined) manager.broker.finished(subscriptionId, nodeId);
+      return create(PublishLogsResponseSchema);
+    },
+  };
+}

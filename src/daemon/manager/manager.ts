@@ -1,0 +1,153 @@
+// Manager: the leader's loop over the replicated store, and what the API and the node protocol need of it.
+// Every decision is made by pure core functions on the current state and becomes a Command; this file only gives them
+// time, randomness and their turn.
+
+import { randomBytes } from 'node:crypto';
+import { create } from '@bufbuild/protobuf';
+import type { Logger } from 'pino';
+import { allocate } from '../../core/allocator/allocator.js';
+import { Sessions, HEARTBEAT_DEFAULT_MS } from '../../core/dispatcher/sessions.js';
+import { orchestrate } from '../../core/orchestrator/orchestrator.js';
+import { schedule } from '../../core/scheduler/scheduler.js';
+import type { Acknowledgements } from '../../core/store/soft.js';
+import type { ReadTx } from '../../core/store/view.js';
+import { newId } from '../../lib/ids.js';
+import { fail, ok, type Result } from '../../lib/result.js';
+import { Signal } from '../../lib/signal.js';
+import { durationMs, timestampFromMs } from '../../lib/time.js';
+import type { ChangeContext, ManagerBackend } from '../../api/backend.js';
+import type { LogMessage, LogSelector, LogSubscriptionOptions, StoreAction } from '../../model/proto/swarmkit_pb.js';
+import { CommandSchema } from '../../model/proto/skein_pb.js';
+import type { Consensus, EventListener } from './consensus.js';
+import { LogBroker } from './logbroker.js';
+import { expireNodes, nodesUnknown } from './nodes.js';
+
+const COMMIT_TRIES = 20;
+
+export class Manager implements ManagerBackend {
+  readonly consensus: Consensus;
+  readonly sessions = new Sessions();
+  readonly acked = new Map<string, bigint>();
+  readonly broker: LogBroker;
+  readonly logger: Logger;
+  private readonly dirty = new Signal();
+  private timer: NodeJS.Timeout | undefined;
+  private stopped = false;
+  private loop: Promise<void> | undefined;
+  private unsubscribe: (() => void) | undefined;
+
+  constructor(consensus: Consensus, logger: Logger) {
+    this.consensus = consensus;
+    this.logger = logger;
+    this.broker = new LogBroker(() => this.view());
+  }
+
+  start(onCrash: (error: unknown) => void): void {
+    this.unsubscribe = this.consensus.onEvents(() => this.dirty.raise());
+    this.loop = this.run();
+    this.loop.catch(onCrash);
+    this.dirty.raise();
+  }
+
+  async close(): Promise<void> {
+    this.stopped = true;
+    this.unsubscribe?.();
+    clearTimeout(this.timer);
+    this.dirty.raise();
+    await this.loop;
+  }
+
+  view(): ReadTx {
+    return this.consensus.store;
+  }
+
+  soft(): Acknowledgements {
+    return { acked: this.acked };
+  }
+
+  periodMs(): number {
+    const period = this.view().cluster()?.spec?.dispatcher?.heartbeatPeriod;
+    return period === undefined ? HEARTBEAT_DEFAULT_MS : durationMs(period) || HEARTBEAT_DEFAULT_MS;
+  }
+
+  onEvents(listener: EventListener): () => void {
+    return this.consensus.onEvents(listener);
+  }
+
+  /** A node told how far it has got. */
+  acknowledge(nodeId: string, revision: bigint): void {
+    const before = this.acked.get(nodeId);
+    if (before === undefined || revision > before) {
+      this.acked.set(nodeId, revision);
+      this.dirty.raise();
+    }
+  }
+
+  /** Deadlines changed: look again. */
+  nudge(): void {
+    this.dirty.raise();
+  }
+
+  async commit<T>(build: (view: ReadTx, context: ChangeContext) => Result<{ actions: readonly StoreAction[]; value: T }>): Promise<Result<T>> {
+    for (let attempt = 0; attempt < COMMIT_TRIES; attempt++) {
+      const context: ChangeContext = { nowMs: Date.now(), newId: () => newId(randomBytes), randomBytes };
+      const built = build(this.view(), context);
+      if (!built.ok) return built;
+      if (built.value.actions.length === 0) return ok(built.value.value);
+      const applied = await this.propose(built.value.actions, context.nowMs);
+      if (applied.ok) return ok(built.value.value);
+      // Builders check the user's own version; what apply refuses as stale or taken was a race.
+      const raced = applied.error.message === 'update out of sequence' || applied.error.code === 'not_found' || applied.error.code === 'already_exists';
+      if (!raced) return applied;
+    }
+    return fail('aborted', 'the object kept changing: try again');
+  }
+
+  async *logs(selector: LogSelector, options: LogSubscriptionOptions, signal: AbortSignal): AsyncIterable<LogMessage> {
+    yield* this.broker.subscribe(selector, options, signal);
+  }
+
+  private async propose(actions: readonly StoreAction[], nowMs: number) {
+    return this.consensus.propose(create(CommandSchema, {
+      id: newId(randomBytes), time: timestampFromMs(nowMs), actions: [...actions],
+    }));
+  }
+
+  private async run(): Promise<void> {
+    await this.commit((view) => ok({ actions: nodesUnknown(view), value: undefined }));
+    for (const node of this.view().list('node')) this.sessions.expect(node.id, Date.now(), this.periodMs());
+    while (!this.stopped) {
+      await this.dirty.wait();
+      await this.reconcile();
+    }
+  }
+
+  /** One pass of every stage, in the order a task goes through them. Comes again while there is something to do. */
+  private async reconcile(): Promise<void> {
+    const nowMs = Date.now();
+    let changed = false;
+    const stage = async (actions: readonly StoreAction[]): Promise<void> => {
+      if (actions.length === 0 || this.stopped) return;
+      changed = true;
+      // A refusal is a race with another change, which raised the signal itself.
+      await this.propose(actions, nowMs);
+    };
+    const expired = this.sessions.expire(nowMs);
+    for (const nodeId of expired) this.acked.delete(nodeId);
+    await stage(expireNodes(this.view(), expired, nowMs));
+    const outcome = orchestrate({ view: this.view(), soft: this.soft(), nowMs, newId: () => newId(randomBytes) });
+    await stage(outcome.actions);
+    await stage(allocate({ view: this.view(), soft: this.soft(), nowMs }));
+    await stage(schedule({ view: this.view(), soft: this.soft(), nowMs }));
+    if (changed) this.dirty.raise();
+    this.arm(outcome.wakeMs);
+  }
+
+  private arm(wakeMs: number | undefined): void {
+    clearTimeout(this.timer);
+    const deadline = this.sessions.nextDeadlineMs();
+    const next = Math.min(wakeMs ?? Infinity, deadline ?? Infinity);
+    if (next === Infinity || this.stopped) return;
+    this.timer = setTimeout(() => this.dirty.raise(), Math.min(Math.max(next - Date.now(), 1), 60_000));
+  }
+}

@@ -1,0 +1,88 @@
+// NetworkView: the rows each node needs, complete on connect and then in increments, with acknowledgements. Rows are
+// computed once per store state and shared by all streams. An empty update carries progress while somebody waits for
+// an acknowledgement (a drain, an address to be released).
+
+import { create } from '@bufbuild/protobuf';
+import { clusterRows, diffRows, rowsForNode, type ClusterRows } from '../../core/network/rows.js';
+import type { ReadTx, StoreEvent } from '../../core/store/view.js';
+import { AppFailure } from '../../lib/result.js';
+import type { Caller, Handler, Outgoing } from '../../io/grpc/server.js';
+import { UpdateSchema, type Ack, type Row, type Update } from '../../model/proto/skein_pb.js';
+import { TaskState } from '../../model/proto/swarmkit_pb.js';
+import { isTerminal } from '../../model/task.js';
+import { check, follow } from './dispatcher.js';
+import type { Manager } from './manager.js';
+
+export function networkViewHandlers(manager: Manager): Record<string, Handler> {
+  const cache = new RowCache();
+  return {
+    watch: async (requests: AsyncIterable<Ack>, caller: Caller, out: Outgoing<Update>) => watch(manager, cache, requests, caller, out),
+  };
+}
+
+class RowCache {
+  private index = -1n;
+  private rows: ClusterRows | undefined;
+  private awaited = 0n;
+
+  get(view: ReadTx): { rows: ClusterRows; awaited: bigint } {
+    if (this.rows === undefined || view.index !== this.index) {
+      this.rows = clusterRows(view);
+      this.awaited = awaitedRevision(view);
+      this.index = view.index;
+    }
+    return { rows: this.rows, awaited: this.awaited };
+  }
+}
+
+/** The highest revision somebody waits to see acknowledged. */
+function awaitedRevision(view: ReadTx): bigint {
+  let awaited = 0n;
+  for (const task of view.list('task')) {
+    let revision = 0n;
+    if (isTerminal(task) && task.networks.length > 0) revision = task.meta?.version?.index ?? 0n;
+    else if (task.drainState !== undefined && task.desiredState <= TaskState.RUNNING) revision = task.drainState.revision;
+    if (revision > awaited) awaited = revision;
+  }
+  return awaited;
+}
+
+async function watch(manager: Manager, cache: RowCache, requests: AsyncIterable<Ack>, caller: Caller, out: Outgoing<Update>): Promise<void> {
+  const nodeId = caller.identity?.nodeId ?? '';
+  const incoming = requests[Symbol.asyncIterator]();
+  const hello = await incoming.next();
+  if (hello.done === true) throw new AppFailure({ code: 'invalid_argument', message: 'the first message names the session' });
+  const { sessionId } = hello.value;
+  check(manager.sessions.check(nodeId, sessionId));
+  manager.acknowledge(nodeId, 0n);
+  let sentRevision = 0n;
+  const acks = (async () => {
+    for (let next = await incoming.next(); next.done !== true; next = await incoming.next()) {
+      if (next.value.error !== '') manager.logger.error({ nodeId, error: next.value.error }, 'node could not install its network rows');
+      // Never beyond what it was sent: an acknowledgement from another life proves nothing.
+      else if (next.value.revision <= sentRevision) manager.acknowledge(nodeId, next.value.revision);
+    }
+  })();
+  acks.catch(() => undefined); // The stream broke: `closed` ends the loop below.
+  let sent: ReadonlyMap<string, Row> = new Map();
+  let first = true;
+  await follow(manager, out.closed, concerns, async () => {
+    if (manager.sessions.check(nodeId, sessionId) !== 'ok') throw new AppFailure({ code: 'aborted', message: 'the node has a newer session' });
+    const view = manager.view();
+    const { rows, awaited } = cache.get(view);
+    const wanted = rowsForNode(view, rows, nodeId);
+    const { upsert, remove } = diffRows(sent, wanted);
+    if (first || upsert.length > 0 || remove.length > 0 || awaited > sentRevision) {
+      sentRevision = view.index;
+      sent = wanted;
+      const full = first;
+      first = false;
+      await out.write(create(UpdateSchema, { revision: sentRevision, full, upsert, remove }));
+    }
+    return true;
+  });
+}
+
+function concerns(event: StoreEvent): boolean {
+  return event.kind === 'task' || event.kind === 'service' || event.kind === 'network' || event.kind === 'node';
+}

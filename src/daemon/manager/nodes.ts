@@ -1,0 +1,65 @@
+// Node records as the leader keeps them: unknown after a start, down when their heartbeats stop, ready on a session.
+
+import { clone, create } from '@bufbuild/protobuf';
+import { updateAction } from '../../core/store/actions.js';
+import type { ReadTx } from '../../core/store/view.js';
+import { timestampFromMs, timestampMs } from '../../lib/time.js';
+import {
+  NodeSchema, NodeStatusSchema, NodeStatus_State, TaskSchema, TaskState, TaskStatusSchema,
+  type NodeDescription, type StoreAction, type TaskStatus,
+} from '../../model/proto/swarmkit_pb.js';
+import { stateOf } from '../../model/task.js';
+
+/** A new leader does not know who is there: they get a grace period before they count as down. */
+export function nodesUnknown(view: ReadTx): StoreAction[] {
+  return view.list('node').flatMap((node) => {
+    if (node.status?.state !== NodeStatus_State.READY) return [];
+    const next = clone(NodeSchema, node);
+    next.status = create(NodeStatusSchema, {
+      ...node.status, state: NodeStatus_State.UNKNOWN, message: 'Node moved to "unknown" state due to leadership change in cluster',
+    });
+    return [updateAction('node', next)];
+  });
+}
+
+export function expireNodes(view: ReadTx, expired: readonly string[], _nowMs: number): StoreAction[] {
+  return expired.flatMap((nodeId) => {
+    const node = view.get('node', nodeId);
+    if (node === undefined || node.status?.state === NodeStatus_State.DOWN) return [];
+    const next = clone(NodeSchema, node);
+    next.status = create(NodeStatusSchema, {
+      state: NodeStatus_State.DOWN, addr: node.status?.addr ?? '',
+      message: node.status?.state === NodeStatus_State.UNKNOWN
+        ? 'heartbeat failure for node in "unknown" state' : 'heartbeat failure',
+    });
+    return [updateAction('node', next)];
+  });
+}
+
+export function nodeReady(view: ReadTx, nodeId: string, description: NodeDescription | undefined, address: string): StoreAction[] {
+  const node = view.get('node', nodeId);
+  if (node === undefined) return [];
+  const next = clone(NodeSchema, node);
+  if (description !== undefined) next.description = description;
+  next.status = create(NodeStatusSchema, { state: NodeStatus_State.READY, addr: address });
+  return [updateAction('node', next)];
+}
+
+/** Statuses reported by a node: never backwards, only its own tasks; unknown tasks are dropped silently. */
+export function taskStatuses(view: ReadTx, nodeId: string, updates: readonly { taskId: string; status?: TaskStatus | undefined }[], nowMs: number): { actions: StoreAction[]; foreign: boolean } {
+  const byTask = new Map<string, TaskStatus>();
+  for (const { taskId, status } of updates) if (status !== undefined) byTask.set(taskId, status);
+  const actions: StoreAction[] = [];
+  for (const [taskId, status] of byTask) {
+    const task = view.get('task', taskId);
+    if (task === undefined) continue;
+    if (task.nodeId !== nodeId) return { actions: [], foreign: true };
+    const known = stateOf(task);
+    if (status.state < known || known >= TaskState.ORPHANED) continue;
+    if (status.state === known && timestampMs(status.timestamp) <= timestampMs(task.status?.timestamp)) continue;
+    const next = clone(TaskSchema, task);
+    next.status = create(TaskStatusSchema, { ...status, appliedBy: nodeId, appliedAt: timestampFromMs(nowMs) });
+    actions.push(updateAction('task', next));
+  }
+  return { actions, foreign: false };
+}

@@ -7,7 +7,7 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import type { StoreAction, StoreSnapshot } from "./swarmkit_pb.js";
+import type { StoreAction, StoreSnapshot, Task, TaskStatus } from "./swarmkit_pb.js";
 
 /**
  * Describes the file skein.proto.
@@ -210,6 +210,13 @@ export declare type Ack = Message<"skein.v1.Ack"> & {
    * @generated from field: uint64 revision = 2;
    */
   revision: bigint;
+
+  /**
+   * Why the last update could not be installed; empty when it was.
+   *
+   * @generated from field: string error = 3;
+   */
+  error: string;
 };
 
 /**
@@ -644,6 +651,36 @@ export declare type PointerRow = Message<"skein.v1.PointerRow"> & {
  * Use `create(PointerRowSchema)` to create a new message.
  */
 export declare const PointerRowSchema: GenMessage<PointerRow>;
+
+/**
+ * What a worker keeps of a task on its disk.
+ *
+ * @generated from message skein.v1.LocalTask
+ */
+export declare type LocalTask = Message<"skein.v1.LocalTask"> & {
+  /**
+   * @generated from field: docker.swarmkit.v1.Task task = 1;
+   */
+  task?: Task | undefined;
+
+  /**
+   * @generated from field: docker.swarmkit.v1.TaskStatus status = 2;
+   */
+  status?: TaskStatus | undefined;
+
+  /**
+   * CIDR text of the task's address on the node's gateway network; empty for none.
+   *
+   * @generated from field: string gateway_address = 3;
+   */
+  gatewayAddress: string;
+};
+
+/**
+ * Describes the message skein.v1.LocalTask.
+ * Use `create(LocalTaskSchema)` to create a new message.
+ */
+export declare const LocalTaskSchema: GenMessage<LocalTask>;
 
 /**
  * @generated from enum skein.v1.EntryKind

@@ -1,0 +1,314 @@
+// Tasks: the worker's loop over its assignments. Each task has one runner that asks core/agent what to do next and
+// does it with the executor and the data plane. Reports go out through `report`; a status never goes backwards.
+
+import { create } from '@bufbuild/protobuf';
+import type { Logger } from 'pino';
+import { decide, type Action } from '../../core/agent/decide.js';
+import { freeGatewayAddress, needsGateway, sandboxOf } from '../../core/agent/sandbox.js';
+import { AppFailure } from '../../lib/result.js';
+import { durationMs, timestampFromMs } from '../../lib/time.js';
+import type { LocalTask } from '../../model/proto/skein_pb.js';
+import {
+  ContainerStatusSchema, PortStatusSchema, TaskState, TaskStatusSchema, type Config, type Secret, type Task, type TaskStatus,
+} from '../../model/proto/swarmkit_pb.js';
+import { hostPorts } from '../../model/task.js';
+import type { DataPlane } from '../../platform/dataplane.js';
+import type { Executor, ExitState } from '../../platform/executor.js';
+import type { AssignmentSet } from '../../core/dispatcher/assignments.js';
+import { environmentOf, type WorkerIdentity } from './environment.js';
+import type { TaskStore } from './taskstore.js';
+
+const STOP_GRACE_DEFAULT_MS = 10_000;
+
+interface Runner {
+  task: Task;
+  assigned: boolean;
+  status: TaskStatus;
+  busy: Action | undefined;
+  sandbox: boolean;
+  gatewayAddress: string;
+  /** The process is watched for its end. */
+  watched: boolean;
+  stopping: boolean;
+}
+
+export interface TasksOptions {
+  readonly executor: Executor;
+  readonly dataPlane: DataPlane;
+  readonly store: TaskStore;
+  readonly gatewayBridge: string;
+  readonly logger: Logger;
+  readonly identity: () => WorkerIdentity;
+  readonly report: (taskId: string, status: TaskStatus) => void;
+  /** Host-mode ports or sandboxes changed: the node's own rows have to be computed again. */
+  readonly onLocalChange: () => void;
+  readonly onBug: (error: unknown) => void;
+}
+
+export class Tasks {
+  private readonly runners = new Map<string, Runner>();
+  private secrets: ReadonlyMap<string, Secret> = new Map();
+  private configs: ReadonlyMap<string, Config> = new Map();
+  private readonly options: TasksOptions;
+
+  constructor(options: TasksOptions) {
+    this.options = options;
+  }
+
+  /** Takes up what runs on this machine from before a restart: sandboxes first, then processes. */
+  async adopt(saved: readonly LocalTask[]): Promise<void> {
+    const found = new Set(await this.options.executor.adopt());
+    for (const local of saved) {
+      if (local.task === undefined || local.status === undefined) continue;
+      const runner: Runner = {
+        task: local.task, assigned: true, status: local.status, busy: undefined, sandbox: false,
+        gatewayAddress: local.gatewayAddress, watched: false, stopping: false,
+      };
+      this.runners.set(local.task.id, runner);
+      if (local.status.state <= TaskState.RUNNING && local.status.state >= TaskState.PREPARING) await this.attach(runner);
+      await this.resume(runner, found.has(local.task.id));
+    }
+    for (const id of found) if (!this.runners.has(id)) await this.options.executor.controller(id).remove();
+    for (const id of await this.options.dataPlane.sandboxes()) if (!this.runners.has(id)) await this.options.dataPlane.detach(id);
+    for (const runner of this.runners.values()) this.step(runner);
+  }
+
+  /** The manager's current word on this node's tasks. A lower desired state than known is ignored. */
+  assign(set: AssignmentSet): void {
+    this.secrets = set.secrets;
+    this.configs = set.configs;
+    for (const [id, task] of set.tasks) {
+      const runner = this.runners.get(id);
+      if (runner === undefined) {
+        // Ended before this node ever saw it: nothing to run, nothing to tell.
+        if ((task.status?.state ?? TaskState.NEW) > TaskState.RUNNING) continue;
+        this.add(task);
+      } else if (task.desiredState >= runner.task.desiredState) {
+        runner.task = task;
+        runner.assigned = true;
+        this.step(runner);
+      }
+    }
+    for (const [id, runner] of this.runners) {
+      if (set.tasks.has(id)) continue;
+      runner.assigned = false;
+      this.step(runner);
+    }
+  }
+
+  statuses(): ReadonlyMap<string, TaskStatus> {
+    return new Map([...this.runners].filter(([, r]) => r.assigned).map(([id, r]) => [id, r.status]));
+  }
+
+  get(taskId: string): Task | undefined {
+    return this.runners.get(taskId)?.task;
+  }
+
+  list(): Task[] {
+    return [...this.runners.values()].map((runner) => runner.task);
+  }
+
+  /** Running tasks and their gateway addresses, for the node's own rows. */
+  serving(): { readonly tasks: Task[]; readonly gatewayAddress: (taskId: string) => string | undefined } {
+    const up = [...this.runners.values()].filter((r) => r.status.state === TaskState.RUNNING && r.sandbox && !r.stopping);
+    return {
+      tasks: up.map((r) => r.task),
+      gatewayAddress: (taskId) => this.runners.get(taskId)?.gatewayAddress.split('/')[0] || undefined,
+    };
+  }
+
+  /** The data plane came back empty-handed: give it the sandboxes of all tasks again. */
+  async reattach(): Promise<void> {
+    for (const runner of this.runners.values()) if (runner.sandbox) await this.attach(runner);
+  }
+
+  /** Stops and removes every task (the node leaves its swarm). */
+  async stopAll(): Promise<void> {
+    await Promise.all([...this.runners.values()].map(async (runner) => {
+      runner.assigned = false;
+      const controller = this.options.executor.controller(runner.task.id);
+      if (runner.status.state <= TaskState.RUNNING) await controller.terminate();
+      await this.remove(runner);
+    }));
+  }
+
+  private add(task: Task): void {
+    const runner: Runner = {
+      task, assigned: true, busy: undefined, sandbox: false, gatewayAddress: '', watched: false, stopping: false,
+      status: task.status ?? create(TaskStatusSchema, { state: TaskState.ASSIGNED }),
+    };
+    this.runners.set(task.id, runner);
+    this.step(runner);
+  }
+
+  private async resume(runner: Runner, onDisk: boolean): Promise<void> {
+    const { state } = runner.status;
+    if (state > TaskState.RUNNING) return;
+    const running = onDisk ? this.options.executor.controller(runner.task.id).state() : undefined;
+    if (running !== undefined && state >= TaskState.STARTING) {
+      this.watch(runner);
+      if (state === TaskState.STARTING) this.awaitHealth(runner);
+    } else if (state >= TaskState.STARTING) {
+      // It ended, or was cut off, while nobody watched: its exit file tells, else it counts as failed.
+      const exit = onDisk ? await this.options.executor.controller(runner.task.id).wait() : { exitCode: -1, finishedAtMs: Date.now(), reason: 'task was lost while the agent was away' };
+      this.ended(runner, exit);
+    } else if (state === TaskState.PREPARING || state === TaskState.READY) {
+      runner.status = create(TaskStatusSchema, { ...runner.status, state: TaskState.ACCEPTED });
+    }
+  }
+
+  /** Runs the next action, if any; comes back to itself when it is done. */
+  private step(runner: Runner): void {
+    const action = decide(
+      { assigned: runner.assigned, desired: runner.task.desiredState },
+      { state: runner.status.state, busy: runner.busy, sandbox: runner.sandbox },
+    );
+    if (action === 'none') return;
+    runner.busy = action;
+    this.perform(runner, action).then(
+      () => {
+        runner.busy = undefined;
+        this.step(runner);
+      },
+      (error) => this.failed(runner, action, error),
+    );
+  }
+
+  private failed(runner: Runner, action: Action, error: unknown): void {
+    if (!(error instanceof AppFailure)) {
+      this.options.onBug(error);
+      return;
+    }
+    runner.busy = undefined;
+    const state = runner.status.state < TaskState.STARTING ? TaskState.REJECTED : TaskState.FAILED;
+    this.options.logger.warn({ taskId: runner.task.id, action, error: error.message }, 'task failed');
+    void this.set(runner, state, action === 'prepare' ? 'preparing' : action === 'start' ? 'starting' : action, error.message)
+      .then(() => this.step(runner), this.options.onBug);
+  }
+
+  private async perform(runner: Runner, action: Action): Promise<void> {
+    const { executor } = this.options;
+    switch (action) {
+      case 'accept':
+        return this.set(runner, TaskState.ACCEPTED, 'accepted');
+      case 'prepare':
+        return this.prepare(runner);
+      case 'start':
+        return this.start(runner);
+      case 'shutdown':
+        return this.shutdown(runner);
+      case 'release':
+        await executor.controller(runner.task.id).terminate();
+        return this.detach(runner);
+      case 'remove':
+        return this.remove(runner);
+      case 'none':
+        return undefined;
+    }
+  }
+
+  private async prepare(runner: Runner): Promise<void> {
+    const { task } = runner;
+    await this.set(runner, TaskState.PREPARING, 'preparing');
+    if (needsGateway(task) && runner.gatewayAddress === '') {
+      const used = new Set([...this.runners.values()].map((r) => r.gatewayAddress));
+      const address = freeGatewayAddress(this.options.gatewayBridge, used);
+      if (address === undefined) throw new AppFailure({ code: 'resource_exhausted', message: 'no free address in the gateway network' });
+      runner.gatewayAddress = address;
+    }
+    const netns = await this.attach(runner);
+    const environment = await environmentOf(task, this.options.identity(), netns, this.secrets, this.configs);
+    await this.options.executor.controller(task.id).prepare(task, environment);
+    await this.set(runner, TaskState.READY, 'prepared');
+  }
+
+  private async start(runner: Runner): Promise<void> {
+    await this.set(runner, TaskState.STARTING, 'starting');
+    await this.options.executor.controller(runner.task.id).start();
+    this.watch(runner);
+    this.awaitHealth(runner);
+  }
+
+  private awaitHealth(runner: Runner): void {
+    this.options.executor.controller(runner.task.id).healthy().then(() => {
+      if (runner.status.state !== TaskState.STARTING || runner.stopping) return;
+      void this.set(runner, TaskState.RUNNING, 'started').then(() => this.step(runner), this.options.onBug);
+    }, (error) => {
+      // Ended before it was ever healthy: wait() says how.
+      if (!(error instanceof AppFailure)) this.options.onBug(error);
+    });
+  }
+
+  private watch(runner: Runner): void {
+    if (runner.watched) return;
+    runner.watched = true;
+    this.options.executor.controller(runner.task.id).wait().then((exit) => {
+      if (!runner.stopping) this.ended(runner, exit);
+    }, this.options.onBug);
+  }
+
+  private ended(runner: Runner, exit: ExitState): void {
+    if (runner.status.state > TaskState.RUNNING) return;
+    const good = exit.exitCode === 0 && exit.reason === undefined;
+    const error = exit.reason ?? `task: non-zero exit (${exit.exitCode})`;
+    void this.set(runner, good ? TaskState.COMPLETE : TaskState.FAILED, good ? 'finished' : 'started', good ? '' : error, exit.exitCode)
+      .then(() => this.step(runner), this.options.onBug);
+  }
+
+  private async shutdown(runner: Runner): Promise<void> {
+    const { task } = runner;
+    const ran = runner.status.state >= TaskState.STARTING;
+    runner.stopping = true;
+    let exitCode = 0;
+    if (ran) {
+      const controller = this.options.executor.controller(task.id);
+      const spec = task.spec?.runtime.case === 'container' ? task.spec.runtime.value : undefined;
+      await controller.shutdown(spec?.stopGracePeriod === undefined ? STOP_GRACE_DEFAULT_MS : durationMs(spec.stopGracePeriod));
+      exitCode = (await controller.wait()).exitCode;
+    }
+    await this.set(runner, TaskState.SHUTDOWN, 'shutdown', '', exitCode);
+  }
+
+  private async remove(runner: Runner): Promise<void> {
+    await this.options.executor.controller(runner.task.id).remove();
+    await this.detach(runner);
+    await this.options.store.remove(runner.task.id);
+    this.runners.delete(runner.task.id);
+  }
+
+  private async attach(runner: Runner): Promise<string> {
+    const { netns } = await this.options.dataPlane.attach(sandboxOf(runner.task, runner.gatewayAddress === '' ? undefined : runner.gatewayAddress));
+    runner.sandbox = true;
+    return netns;
+  }
+
+  private async detach(runner: Runner): Promise<void> {
+    if (runner.sandbox) await this.options.dataPlane.detach(runner.task.id);
+    runner.sandbox = false;
+    runner.gatewayAddress = '';
+    this.options.onLocalChange();
+  }
+
+  private async set(runner: Runner, state: TaskState, message: string, err = '', exitCode = 0): Promise<void> {
+    if (state < runner.status.state) return;
+    const container = this.options.executor.controller(runner.task.id).state();
+    const status = create(TaskStatusSchema, { state, message, err, timestamp: timestampFromMs(Date.now()) });
+    if (state >= TaskState.STARTING) {
+      const before = runner.status.runtimeStatus.case === 'container' ? runner.status.runtimeStatus.value : undefined;
+      status.runtimeStatus = {
+        case: 'container',
+        value: create(ContainerStatusSchema, {
+          containerId: container?.containerId ?? before?.containerId ?? '',
+          pid: state > TaskState.RUNNING ? 0 : container?.pid ?? before?.pid ?? 0,
+          exitCode,
+        }),
+      };
+      const ports = hostPorts(runner.task.endpoint?.ports);
+      if (ports.length > 0 && state <= TaskState.RUNNING) status.portStatus = create(PortStatusSchema, { ports });
+    }
+    runner.status = status;
+    await this.options.store.save(runner.task, status, runner.gatewayAddress);
+    this.options.report(runner.task.id, status);
+    this.options.onLocalChange();
+  }
+}

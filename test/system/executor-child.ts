@@ -16,7 +16,8 @@ if (verb === 'start') {
   const ids = await executor.adopt();
   const controller = executor.controller(taskId);
   const state = controller.state();
+  console.log(JSON.stringify({ adopted: ids.includes(taskId), state }));
   const exit = await controller.wait();
-  console.log(JSON.stringify({ adopted: ids.includes(taskId), state, exit, logs: textOf(await collect(controller, { follow: true })) }));
+  console.log(JSON.stringify({ exit, logs: textOf(await collect(controller, { follow: true })) }));
   await executor.close();
 }

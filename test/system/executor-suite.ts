@@ -4,6 +4,8 @@ import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, mkdirSync, readFileSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
+import { createInterface } from 'node:readline';
+import { Readable } from 'node:stream';
 import { after, before, describe, it } from 'node:test';
 import { AppFailure } from '../../src/lib/result.js';
 import { Mount_Type, type Task } from '../../src/model/proto/swarmkit_pb.js';
@@ -218,6 +220,20 @@ export function executorSuite(kind: string, makeFixture: (scratch: Scratch) => P
       await controller.remove();
     });
 
+    it('runs an init, a terminal, limits and a read-only root', async () => {
+      const { text } = await output({ ...shell('cat /proc/1/comm; exit 3'), init: true });
+      assert.match(text, /docker-init|tini/);
+      assert.match((await output({ ...shell('test -t 1 && echo terminal'), tty: true })).text, /terminal\r?\n/);
+      assert.match((await output({ ...shell('touch /x || echo fixed'), readOnly: true })).text, /fixed/);
+      const limited = await output({
+        ...shell('ulimit -n; ulimit -c; cat /proc/sys/net/ipv4/ip_forward; for i in 1 2 3 4 5 6 7 8 9 10; do sleep 1 & done; wait'),
+        ulimits: [{ name: 'nofile', soft: 100n, hard: 200n }, { name: 'core', soft: -1n, hard: -1n }],
+        sysctls: [{ key: 'net.ipv4.ip_forward', value: '1' }], pidsLimit: 5n,
+      });
+      assert.match(limited.text, /^100\nunlimited\n1\n/);
+      assert.match(limited.text, /can't fork|Resource temporarily unavailable/);
+    });
+
     it('watches health', async () => {
       const quick = { interval: { seconds: 0n, nanos: 200_000_000 }, timeout: { seconds: 5n, nanos: 0 }, retries: 2 };
       const good = await launch({ ...shell('sleep 1; touch /ok; sleep 100'), healthcheck: { test: ['CMD-SHELL', 'test -e /ok'], ...quick, startPeriod: { seconds: 20n, nanos: 0 } } });
@@ -236,31 +252,34 @@ export function executorSuite(kind: string, makeFixture: (scratch: Scratch) => P
       children.push(child);
       return child;
     };
-    const firstLine = (child: ChildProcess): Promise<string> => new Promise((resolve, reject) => {
-      let text = '';
-      child.stdout?.on('data', (chunk: Buffer) => {
-        text += chunk.toString();
-        if (text.includes('\n')) resolve(text.split('\n')[0] ?? '');
-      });
-      child.on('exit', () => reject(new Error('agent ended early')));
-    });
+    /** The child's output line by line; fails if it ends before. */
+    const lines = (child: ChildProcess): (() => Promise<string>) => {
+      const reader = createInterface({ input: child.stdout ?? Readable.from([]) })[Symbol.asyncIterator]();
+      return async () => {
+        const { value, done } = await reader.next();
+        assert.ok(done !== true, 'agent ended early');
+        return value;
+      };
+    };
 
     it('keeps tasks through SIGKILL of the agent and adopts them, running and ended', async () => {
       const id = newTaskId();
       const first = agent('start', id, 'echo before; while ! test -e /tmp/go; do sleep 0.1; done; echo after; exit 9');
-      const state = JSON.parse(await firstLine(first)) as { pid: number };
+      const state = JSON.parse(await lines(first)()) as { pid: number };
       first.kill('SIGKILL');
       await new Promise((resolve) => first.once('exit', resolve));
       assert.ok(existsSync(`/proc/${state.pid}`), 'task died with its agent');
-      const second = agent('adopt', id, '');
-      const answer = firstLine(second);
+      const next = lines(agent('adopt', id, ''));
+      const found = JSON.parse(await next()) as { adopted: boolean; state: { pid: number } };
+      assert.equal(found.adopted, true);
+      assert.equal(found.state.pid, state.pid);
       writeFileSync(`/proc/${state.pid}/root/tmp/go`, '');
-      const adopted = JSON.parse(await answer) as { adopted: boolean; state: { pid: number }; exit: ExitState; logs: string };
-      assert.equal(adopted.adopted, true);
-      assert.equal(adopted.state.pid, state.pid);
-      assert.equal(adopted.exit.exitCode, 9);
-      assert.equal(adopted.logs, 'before\nafter\n');
-      const third = JSON.parse(await firstLine(agent('adopt', id, ''))) as { exit: ExitState; logs: string };
+      const seen = JSON.parse(await next()) as { exit: ExitState; logs: string };
+      assert.equal(seen.exit.exitCode, 9);
+      assert.equal(seen.logs, 'before\nafter\n');
+      const later = lines(agent('adopt', id, ''));
+      await later();
+      const third = JSON.parse(await later()) as { exit: ExitState; logs: string };
       assert.equal(third.exit.exitCode, 9);
       assert.equal(third.logs, 'before\nafter\n');
       await executor.adopt();

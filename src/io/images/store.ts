@@ -89,7 +89,7 @@ export class LocalImageStore implements ImageStore {
     });
   }
 
-  importTar(
+  async importTar(
     tar: AsyncIterable<Uint8Array>,
     options: { readonly reference: string | undefined; readonly changes: readonly string[]; readonly message: string },
   ): Promise<string> {

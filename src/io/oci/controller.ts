@@ -120,7 +120,9 @@ export class OciController implements Controller {
   }
 
   async remove(): Promise<void> {
-    if (this.#exiting !== undefined && this.#exit === undefined) await this.terminate();
+    if (this.#exiting !== undefined && this.#exit === undefined) this.#signal(sigKill);
+    // Whatever tearing down left is met again below.
+    await this.#exiting?.catch(() => undefined);
     this.close();
     await this.#clean();
     this.#record = undefined;

@@ -1,6 +1,7 @@
 // OciExecutor: the embedded runtime. Tasks are containers of runc or crun, one conmon each, over unpacked images.
 
 import { createHash } from 'node:crypto';
+import { rmdir } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { create } from '@bufbuild/protobuf';
@@ -83,6 +84,14 @@ export class OciExecutor implements Executor {
   async close(): Promise<void> {
     for (const controller of this.#controllers.values()) controller.close();
     this.#controllers.clear();
+    await rmdir(this.#runtimeRoot).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'ENOTEMPTY' && error.code !== 'ENOENT') throw error;
+    });
+  }
+
+  /** Under /run because a runtime's state does not survive a reboot; one directory per state directory. */
+  get #runtimeRoot(): string {
+    return path.join('/run/skein-oci', createHash('sha256').update(this.#stateDir).digest('hex').slice(0, 16));
   }
 
   *#summaries(): Generator<ContainerSummary> {
@@ -95,10 +104,8 @@ export class OciExecutor implements Executor {
   async #runtime(): Promise<Runtime> {
     const probe = await this.probe();
     if (probe.runtime === undefined) throw new AppFailure(appError('unavailable', `no OCI runtime works on this machine: ${probe.reason}`));
-    // Under /run because a runtime's state does not survive a reboot; one directory per state directory.
-    const root = path.join('/run/skein-oci', createHash('sha256').update(this.#stateDir).digest('hex').slice(0, 16));
-    await ensureDirectory(root);
-    return { name: probe.runtime, path: probe.path, root };
+    await ensureDirectory(this.#runtimeRoot);
+    return { name: probe.runtime, path: probe.path, root: this.#runtimeRoot };
   }
 }
 

@@ -1,0 +1,81 @@
+// How a task ended: conmon's exit file, the memory cgroup's OOM count, and the process itself.
+
+import { watch } from 'node:fs';
+import { readdir, rmdir, stat } from 'node:fs/promises';
+import path from 'node:path';
+import type { ExitState } from '../../platform/executor.js';
+import { exists, isMissing, readText } from './files.js';
+import { bootId, isAlive, processStart } from './processes.js';
+import type { TaskFiles, TaskRecord } from './task-files.js';
+
+const pollMs = 500;
+// conmon writes the exit file after it has drained the task's output; give it time once the process is gone.
+const lostAfterMs = 5_000;
+const cgroupRoot = '/sys/fs/cgroup';
+
+/** Resolves when the task ended; undefined when aborted first. */
+export async function waitForExit(files: TaskFiles, record: TaskRecord, cgroupsPath: string, signal: AbortSignal): Promise<ExitState | undefined> {
+  const exitFile = path.join(files.exits, record.containerId);
+  let goneAtMs: number | undefined;
+  while (!signal.aborted) {
+    const text = await readText(exitFile);
+    if (text !== undefined && text !== '') {
+      const exitCode = Number(text.trim());
+      const reason = exitCode !== 0 && (await wasOomKilled(files, cgroupsPath)) ? 'OOM killed' : undefined;
+      return { exitCode, finishedAtMs: (await stat(exitFile)).mtimeMs, reason };
+    }
+    const { process } = record;
+    if (process === undefined || process.boot !== bootId()) {
+      return { exitCode: -1, finishedAtMs: Date.now(), reason: 'the machine was restarted' };
+    }
+    if (!isAlive(process.pid, process.start)) {
+      goneAtMs ??= Date.now();
+      const conmonPid = Number((await readText(files.at('conmon.pid'))) ?? 0);
+      if (Date.now() - goneAtMs > lostAfterMs && processStart(conmonPid) === undefined) {
+        return { exitCode: -1, finishedAtMs: goneAtMs, reason: 'exit status lost: conmon was killed' };
+      }
+    }
+    await changed(files.exits, signal);
+  }
+  return undefined;
+}
+
+/** Resolves when something in the directory changed, or after a while: inotify may be exhausted or miss events. */
+function changed(directory: string, signal: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    let watcher: ReturnType<typeof watch> | undefined;
+    const done = (): void => {
+      clearTimeout(timer);
+      watcher?.close();
+      signal.removeEventListener('abort', done);
+      resolve();
+    };
+    const timer = setTimeout(done, pollMs);
+    signal.addEventListener('abort', done);
+    try {
+      watcher = watch(directory, done);
+      watcher.on('error', done);
+    } catch {
+      // Out of watches: the timer does.
+    }
+  });
+}
+
+async function wasOomKilled(files: TaskFiles, cgroupsPath: string): Promise<boolean> {
+  if ((await exists(files.at('bundle', 'oom'))) || (await exists(files.at('persist', 'oom')))) return true;
+  for (const file of [`${cgroupRoot}/memory${cgroupsPath}/memory.oom_control`, `${cgroupRoot}${cgroupsPath}/memory.events`]) {
+    const match = /^oom_kill (\d+)$/m.exec((await readText(file)) ?? '');
+    if (match !== null && Number(match[1]) > 0) return true;
+  }
+  return false;
+}
+
+/** Removes what the runtime may have left of the task's cgroup, in every hierarchy. */
+export async function removeCgroups(cgroupsPath: string): Promise<void> {
+  const hierarchies = await readdir(cgroupRoot);
+  for (const directory of [cgroupRoot, ...hierarchies.map((name) => path.join(cgroupRoot, name))]) {
+    await rmdir(path.join(directory, cgroupsPath)).catch((error: unknown) => {
+      if (!isMissing(error)) throw error;
+    });
+  }
+}

@@ -1,0 +1,130 @@
+// engine.c: the packet thread: waits, reads, forwards; nothing in it allocates or blocks.
+#include "engine.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+static uint32_t now_s(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_BOOTTIME, &t);
+  return (uint32_t)t.tv_sec;
+}
+
+bool engine_init(Engine *engine, void *flow_memory, uint32_t flow_capacity, const char *boot_id) {
+  uint64_t seeds[2];
+  if (getrandom(seeds, sizeof seeds, 0) != sizeof seeds) return false;
+  memset(engine, 0, sizeof *engine);
+  engine->underlay_fd = engine->host_fd = -1;
+  engine->program.random = seeds[1];
+  engine->program.now_s = now_s();
+  if (!flow_init(&engine->program.flows, flow_memory, flow_capacity, boot_id, seeds[0], engine->program.now_s)) return false;
+  for (int i = 0; i < RECEIVE_BATCH; i++)
+    if (!(engine->buffers[i] = malloc(BUFFER_SIZE))) return false;
+  if (!(engine->tap_buffer = malloc(BUFFER_SIZE + HEADROOM))) return false;
+  engine->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+  engine->call_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  pthread_mutex_init(&engine->call_mutex, NULL);
+  pthread_cond_init(&engine->call_done, NULL);
+  return engine->epoll_fd >= 0 && engine->call_fd >= 0 && engine_add_source(engine, SOURCE_CALLS, engine->call_fd, NULL);
+}
+
+bool engine_add_source(Engine *engine, SourceKind kind, int fd, Interface *interface) {
+  Source *source = calloc(1, sizeof *source);
+  if (!source) return false;
+  *source = (Source){.kind = kind, .fd = fd, .interface = interface, .next = engine->sources};
+  struct epoll_event event = {.events = EPOLLIN, .data.ptr = source};
+  if (epoll_ctl(engine->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0) {
+    free(source);
+    return false;
+  }
+  engine->sources = source;
+  return true;
+}
+
+void engine_remove_source(Engine *engine, int fd) {
+  for (Source **at = &engine->sources; *at; at = &(*at)->next) {
+    Source *source = *at;
+    if (source->fd != fd) continue;
+    epoll_ctl(engine->epoll_fd, EPOLL_CTL_DEL, fd, NULL);
+    *at = source->next;
+    free(source);
+    return;
+  }
+}
+
+void engine_call(Engine *engine, void (*run)(Engine *, void *), void *argument) {
+  EngineCall call = {.run = run, .argument = argument};
+  uint64_t one = 1;
+  pthread_mutex_lock(&engine->call_mutex);
+  engine->call = &call;
+  if (write(engine->call_fd, &one, sizeof one) < 0 && errno != EAGAIN) abort();
+  while (!call.done) pthread_cond_wait(&engine->call_done, &engine->call_mutex);
+  pthread_mutex_unlock(&engine->call_mutex);
+}
+
+static void run_call(Engine *engine) {
+  uint64_t count;
+  if (read(engine->call_fd, &count, sizeof count) < 0) return;
+  pthread_mutex_lock(&engine->call_mutex);
+  EngineCall *call = engine->call;
+  engine->call = NULL;
+  if (call) {
+    call->run(engine, call->argument);
+    call->done = true;
+    pthread_cond_broadcast(&engine->call_done);
+  }
+  pthread_mutex_unlock(&engine->call_mutex);
+}
+
+static void read_tap(Engine *engine, const Source *source) {
+  Origin origin = {.kind = source->kind == SOURCE_HOST ? ORIGIN_HOST : ORIGIN_INTERFACE, .interface = source->interface};
+  uint8_t *buffer = engine->tap_buffer + HEADROOM;
+  for (int i = 0; i < TAP_BATCH; i++) {
+    ssize_t size = read(source->fd, buffer, BUFFER_SIZE - HEADROOM);
+    if (size < (ssize_t)sizeof(VnetHeader)) return;
+    VnetHeader vnet;
+    memcpy(&vnet, buffer, sizeof vnet);
+    uint32_t frame_size = (uint32_t)size - sizeof vnet;
+    if (source->kind == SOURCE_HOST) {
+      engine->counters.host_rx++;
+      engine->counters.host_rx_bytes += frame_size;
+    } else {
+      engine->counters.interface_rx++;
+      engine->counters.interface_rx_bytes += frame_size;
+    }
+    Packet p;
+    DropReason reason = packet_parse(&p, buffer + sizeof vnet, frame_size, frame_size, &vnet);
+    if (reason == DROP_NONE) forward(engine, &p, &origin, NULL, 0);
+    else engine_count_drop(engine, reason);
+  }
+}
+
+static void *packet_thread(void *argument) {
+  Engine *engine = argument;
+  struct epoll_event events[EVENTS_MAX];
+  uint32_t swept_s = 0;
+  for (;;) {
+    int count = epoll_wait(engine->epoll_fd, events, EVENTS_MAX, 1000);
+    engine->program.now_s = now_s();
+    bool called = false;
+    for (int i = 0; i < count; i++) {
+      Source *source = events[i].data.ptr;
+      if (source->kind == SOURCE_CALLS) called = true;
+      else if (source->kind == SOURCE_UNDERLAY) underlay_receive(engine);
+      else read_tap(engine, source);
+    }
+    // Last, because a call may free the sources of the other events.
+    if (called) run_call(engine);
+    if (swept_s != engine->program.now_s) {
+      swept_s = engine->program.now_s;
+      flow_sweep(&engine->program.flows, swept_s, 4096);
+    }
+  }
+  return NULL;
+}
+
+bool engine_start(Engine *engine) { return pthread_create(&engine->thread, NULL, packet_thread, engine) == 0; }

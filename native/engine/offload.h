@@ -1,0 +1,44 @@
+// offload.h: cutting super-frames for the wire and gluing what came from it. Pure: bytes in, vectors out.
+#ifndef SKEIN_OFFLOAD_H
+#define SKEIN_OFFLOAD_H
+#include "../packet/packet.h"
+#include "../packet/vxlan.h"
+#include <sys/uio.h>
+
+enum { SEGMENTS_MAX = 64, SEGMENT_HEADERS_MAX = VXLAN_SIZE + ETH_SIZE + 60 + 60, DATAGRAM_MAX = 65000, COALESCE_MAX = 64 };
+
+// Cuts a GSO frame into VXLAN packets, as many at a time as one UDP_SEGMENT send takes.
+typedef struct Segmenter {
+  const Packet *p;
+  uint32_t vni, segment_payload, next, sequence, index;
+} Segmenter;
+typedef struct SegmentBatch {
+  struct iovec vectors[SEGMENTS_MAX * 2];
+  uint8_t headers[SEGMENTS_MAX][SEGMENT_HEADERS_MAX];
+  // Bytes of every packet but the last, and of all.
+  uint32_t count, segment_size, total;
+} SegmentBatch;
+void segmenter_init(Segmenter *s, const Packet *p, uint32_t vni, uint32_t packet_max);
+// False when nothing is left.
+bool segmenter_next(Segmenter *s, SegmentBatch *batch);
+
+// Glues consecutive TCP segments of one flow into a super-frame that is still where they were received.
+typedef struct Coalescer {
+  bool active;
+  uint32_t vni, vtep;
+  Packet packet;
+  uint32_t next_sequence, gso_size, payload_size, count;
+  // A segment shorter than the first, or PSH, ends a super-frame.
+  bool ended;
+  struct iovec payloads[COALESCE_MAX];
+} Coalescer;
+// True if the packet may start a super-frame; fills the coalescer.
+bool coalescer_start(Coalescer *c, const Packet *p, uint32_t vni, uint32_t vtep);
+// True if the packet was appended.
+bool coalescer_append(Coalescer *c, const Packet *p, uint32_t vni, uint32_t vtep);
+// Writes the headers and the virtio header of the super-frame; payloads[1..] follow packet.frame[0..head].
+void coalescer_finish(Coalescer *c);
+
+// Sets the virtio header of a packet as a tunnel delivers it: partial checksums and super-frames of kernel peers.
+void offload_receive(Packet *p, uint32_t packet_max);
+#endif

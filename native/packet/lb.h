@@ -1,0 +1,21 @@
+// lb.h: which backend a new flow gets.
+#ifndef SKEIN_LB_H
+#define SKEIN_LB_H
+#include "bytes.h"
+
+typedef struct Backend { uint32_t address, weight; bool draining; } Backend;
+typedef struct BackendSet {
+  Backend *backends;
+  uint32_t count;
+  // Sum of weights of those that take new flows.
+  uint32_t weight;
+  // Round-robin position; only the packet thread writes it.
+  uint32_t turn;
+} BackendSet;
+
+// Fills in weight. Backends that only drain are used when nothing else is left.
+void lb_prepare(BackendSet *set);
+// Smooth enough round robin: consecutive flows go to consecutive backends, each as often as its weight. NULL: none.
+const Backend *lb_pick(BackendSet *set);
+bool lb_contains(const BackendSet *set, uint32_t address);
+#endif

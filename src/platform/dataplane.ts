@@ -90,4 +90,6 @@ export interface DataPlane {
   close(): Promise<void>;
   /** Stops the data plane and removes everything it made. */
   destroy(): Promise<void>;
+  /** destroy(), but it may be used again: the node left its swarm and may join another. */
+  reset(): Promise<void>;
 }

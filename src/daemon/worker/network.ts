@@ -5,6 +5,7 @@
 import { readFile, rename, writeFile } from 'node:fs/promises';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { diffRows, hostPortRows } from '../../core/network/rows.js';
+import { AppFailure } from '../../lib/result.js';
 import { UpdateSchema, type Row, type Update } from '../../model/proto/skein_pb.js';
 import type { Task } from '../../model/proto/swarmkit_pb.js';
 import type { DataPlane, NodeNetworkConfig } from '../../platform/dataplane.js';
@@ -82,7 +83,10 @@ export class NetworkAgent {
     this.hostRows = wanted;
     this.enqueue(async () => {
       await this.dataPlane.apply({ revision: this.revision, replace: false, upsert, remove });
-    }).catch(this.onBug);
+    }).catch((error: unknown) => {
+      // A lost data plane gets everything again when it is back.
+      if (!(error instanceof AppFailure)) this.onBug(error);
+    });
   }
 
   async clear(): Promise<void> {

@@ -8,6 +8,7 @@ import type { Logger } from 'pino';
 import { applyChanges, EMPTY_SET, type AssignmentSet } from '../../core/dispatcher/assignments.js';
 import { ManagerClient, type Credentials } from '../../io/grpc/client.js';
 import { codeOf } from '../../io/grpc/service.js';
+import { AppFailure } from '../../lib/result.js';
 import { durationMs } from '../../lib/time.js';
 import { AckSchema, NetworkView, type Update } from '../../model/proto/skein_pb.js';
 import {
@@ -220,7 +221,8 @@ function forever(): Promise<string> {
 
 function describeError(error: unknown): string {
   if (codeOf(error) !== undefined && error instanceof Error) return error.message;
-  if (error instanceof Timeout) return error.message;
+  // A data plane that is just being restarted: the new session brings the complete rows.
+  if (error instanceof Timeout || error instanceof AppFailure) return error.message;
   throw error;
 }
 

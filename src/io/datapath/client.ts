@@ -146,6 +146,11 @@ export class DatapathClient implements DataPlane {
     }
   }
 
+  async reset(): Promise<void> {
+    await this.destroy();
+    this.#ending = false;
+  }
+
   async #apply(delta: TableDelta): Promise<bigint> {
     const rows = chunk(delta.upsert.map(encodeRow), FRAME_SIZE_MAX);
     const keys = chunk(

@@ -1,0 +1,51 @@
+// Addresses a node listens on and tells others: host[:port] text, interface names, and the one to choose when none is
+// given. Errors in Docker's words.
+
+import os from 'node:os';
+import { parseAddress } from '../lib/cidr.js';
+import { fail, ok, type Result } from '../lib/result.js';
+
+export const MANAGEMENT_PORT = 2377;
+
+export interface HostPort {
+  readonly host: string;
+  readonly port: number;
+}
+
+export function parseHostPort(text: string, defaultPort: number): Result<HostPort> {
+  const match = /^(.*?)(?::(\d+))?$/.exec(text);
+  const host = match?.[1] ?? '';
+  const port = match?.[2] === undefined ? defaultPort : Number(match[2]);
+  if (port < 1 || port > 65_535) return fail('invalid_argument', `invalid port in address "${text}": must be between 1 and 65535`);
+  return ok({ host, port });
+}
+
+/** IPv4 addresses of an interface. */
+function addressesOf(name: string): string[] {
+  return (os.networkInterfaces()[name] ?? []).filter((a) => a.family === 'IPv4').map((a) => a.address);
+}
+
+/** An address, or the address of the interface of that name. */
+export function resolveAddress(text: string, what: string): Result<string> {
+  if (parseAddress(text) !== undefined) return ok(text);
+  const found = addressesOf(text);
+  if (found.length === 1) return ok(found[0] as string);
+  if (found.length > 1) return fail('invalid_argument', `interface ${text} has more than one IPv4 address (${found.join(' and ')})`);
+  if (os.networkInterfaces()[text] !== undefined) return fail('invalid_argument', `interface ${text} has no usable IPv4 or IPv6 address`);
+  return fail('invalid_argument', `${what} must be an IP address or network interface (with optional port number)`);
+}
+
+/** The only address of this machine; an error that says what to do when there are several or none. */
+export function chooseAddress(ignore: (name: string) => boolean): Result<string> {
+  const found = Object.entries(os.networkInterfaces())
+    .filter(([name]) => !ignore(name))
+    .flatMap(([name, list]) => (list ?? []).filter((a) => a.family === 'IPv4' && !a.internal).map((a) => ({ name, address: a.address })));
+  if (found.length === 1) return ok((found[0] as { address: string }).address);
+  if (found.length === 0) {
+    return fail('invalid_argument', 'could not find the system\'s IP address - specify one with --advertise-addr');
+  }
+  const [a, b] = found as [{ name: string; address: string }, { name: string; address: string }];
+  const where = a.name === b.name ? `on interface ${a.name} (${a.address} and ${b.address})`
+    : `on different interfaces (${a.address} on ${a.name} and ${b.address} on ${b.name})`;
+  return fail('invalid_argument', `could not choose an IP address to advertise since this system has multiple addresses ${where} - specify one with --advertise-addr`);
+}

@@ -1,0 +1,384 @@
+// SkeinNode: one node of a swarm, or of none. Owns the state directory, the data plane and the executor; starts the
+// manager and worker parts by what the state directory says; implements what the API needs.
+
+import { randomBytes } from 'node:crypto';
+import { mkdir } from 'node:fs/promises';
+import { spawnSync } from 'node:child_process';
+import os from 'node:os';
+import type { Logger } from 'pino';
+import type { InitRequest, JoinRequest, LocalNode, ManagerBackend, NodeBackend } from '../api/backend.js';
+import { CERT_EXPIRY_DEFAULT_MS, bundle, createCsr, createRootCa, joinToken, rootDigest, signCsr } from '../io/x509/certificates.js';
+import { startGrpcServer, type GrpcServer, type ServerIdentity } from '../io/grpc/server.js';
+import type { Credentials } from '../io/grpc/client.js';
+import { newId, newTokenSecret } from '../lib/ids.js';
+import { fail, ok, unwrap, type Result } from '../lib/result.js';
+import { NetworkView } from '../model/proto/skein_pb.js';
+import { CA, Dispatcher, LogBroker, NodeCA, NodeSpec_Availability, type SessionMessage } from '../model/proto/swarmkit_pb.js';
+import type { DataPlane } from '../platform/dataplane.js';
+import type { Executor } from '../platform/executor.js';
+import { MANAGEMENT_PORT, chooseAddress, parseHostPort, resolveAddress } from './addresses.js';
+import { authorize } from './manager/authorize.js';
+import { bootstrapActions, hostOf } from './manager/bootstrap.js';
+import { caHandlers, nodeCaHandlers } from './manager/caservice.js';
+import { Consensus } from './manager/consensus.js';
+import { dispatcherHandlers } from './manager/dispatcher.js';
+import { logBrokerHandlers } from './manager/logservice.js';
+import { Manager } from './manager/manager.js';
+import { networkViewHandlers } from './manager/networkview.js';
+import type { AgentOptions } from './options.js';
+import { SwarmFiles, type NodeCertificates, type SwarmState } from './swarmstate.js';
+import { joinSwarm, renewCertificate } from './worker/join.js';
+import { Worker } from './worker/worker.js';
+
+const JOIN_TIMEOUT_MS = 20_000;
+const VXLAN_PORT = 4789;
+const HEARTBEAT_NS = 5_000_000_000n;
+const RENEWAL_RETRY_MS = 60_000;
+
+const AVAILABILITY = {
+  active: NodeSpec_Availability.ACTIVE, pause: NodeSpec_Availability.PAUSE, drain: NodeSpec_Availability.DRAIN,
+} as const;
+
+export interface NodeParts {
+  readonly options: AgentOptions;
+  readonly executor: Executor;
+  readonly dataPlane: DataPlane;
+  readonly logger: Logger;
+  /** A bug, or a failure nothing can go on after: ends the process. */
+  readonly onBug: (error: unknown) => void;
+}
+
+export class SkeinNode implements NodeBackend {
+  readonly hostname: string;
+  readonly stateDir: string;
+  readonly executor: Executor;
+  private readonly parts: NodeParts;
+  private readonly files: SwarmFiles;
+  private state: SwarmState | undefined;
+  private certificates: NodeCertificates | undefined;
+  private worker: Worker | undefined;
+  private consensus: Consensus | undefined;
+  private managerPart: Manager | undefined;
+  private server: GrpcServer | undefined;
+  private renewal: NodeJS.Timeout | undefined;
+  private renewing = false;
+  /** init, join and leave exclude each other. */
+  private changing = false;
+
+  constructor(parts: NodeParts) {
+    this.parts = parts;
+    this.hostname = parts.options.hostname;
+    this.stateDir = parts.options.stateDir;
+    this.executor = parts.executor;
+    this.files = new SwarmFiles(parts.options.stateDir);
+  }
+
+  async start(): Promise<void> {
+    await mkdir(this.files.directory, { recursive: true, mode: 0o700 });
+    this.state = await this.files.load();
+    if (this.state === undefined) return;
+    this.certificates = await this.files.loadCertificates();
+    await this.run(this.state);
+  }
+
+  /** Stops the agent; tasks, data plane and state stay. */
+  async close(): Promise<void> {
+    clearTimeout(this.renewal);
+    await this.worker?.close();
+    await this.server?.close();
+    await this.managerPart?.close();
+    await this.consensus?.close();
+    await this.executor.close();
+    await this.parts.dataPlane.close();
+  }
+
+  local(): LocalNode {
+    const { state } = this;
+    const connected = this.worker?.connected === true;
+    return {
+      state: state === undefined ? 'inactive' : connected || this.managerPart !== undefined ? 'active' : 'pending',
+      error: state === undefined || connected ? '' : this.worker?.lastError ?? '',
+      nodeId: state?.nodeId ?? '',
+      isManager: this.managerPart !== undefined,
+      nodeAddr: state === undefined ? '' : hostOf(state.advertiseAddr),
+      remoteManagers: state?.managers ?? [],
+      rootCaPem: this.certificates?.rootCa ?? '',
+    };
+  }
+
+  manager(): ManagerBackend | undefined {
+    return this.managerPart;
+  }
+
+  async swarmInit(request: InitRequest): Promise<Result<string>> {
+    if (this.state !== undefined || this.changing) return alreadyInSwarm();
+    if (request.forceNewCluster) return fail('unimplemented', '--force-new-cluster needs the multi-manager release: not supported yet');
+    if (request.autoLockManagers) return fail('unimplemented', '--autolock needs the multi-manager release: not supported yet');
+    const listen = parseHostPort(request.listenAddr === '' ? this.parts.options.listenAddr : request.listenAddr, MANAGEMENT_PORT);
+    if (!listen.ok) return listen;
+    const addresses = this.addresses(request.advertiseAddr, request.dataPathAddr, listen.value.port);
+    if (!addresses.ok) return addresses;
+    this.changing = true;
+    try {
+      const nodeId = newId(randomBytes);
+      const clusterId = newId(randomBytes);
+      const raftId = randomBytes(8).readBigUInt64BE() >> 1n | 1n;
+      const nowMs = Date.now();
+      const root = await createRootCa(nowMs);
+      const { key, csr } = await createCsr();
+      const expiryMs = request.nodeCertExpiryNs === undefined ? CERT_EXPIRY_DEFAULT_MS : Number(request.nodeCertExpiryNs / 1_000_000n);
+      const certificate = unwrap(await signCsr(root, { csr, nodeId, organization: clusterId, role: 'swarm-manager', expiryMs, nowMs }));
+      const vxlanPort = request.dataPathPort === 0 ? VXLAN_PORT : request.dataPathPort;
+      const state: SwarmState = {
+        nodeId, clusterId, role: 'manager', raftId: raftId.toString(), listenAddr: `${listen.value.host}:${listen.value.port}`,
+        ...addresses.value, vxlanPort, managers: [{ nodeId, addr: addresses.value.advertiseAddr }],
+      };
+      this.certificates = { rootCa: root.certificate, certificate, key };
+      await this.files.saveCertificates(this.certificates);
+      await this.openConsensus(state);
+      unwrap(await (this.managerPart as Manager).commit(() => ok({
+        actions: bootstrapActions({
+          clusterId, nodeId, raftId, advertiseAddr: state.advertiseAddr, hostname: this.hostname,
+          availability: AVAILABILITY[request.availability],
+          rootCert: root.certificate, rootKey: root.key, rootHash: rootDigest(root.certificate),
+          workerToken: joinToken(root.certificate, newTokenSecret(randomBytes)),
+          managerToken: joinToken(root.certificate, newTokenSecret(randomBytes)),
+          defaultAddressPool: request.defaultAddrPool.length > 0 ? request.defaultAddrPool : ['10.0.0.0/8'],
+          subnetSize: request.subnetSize === 0 ? 24 : request.subnetSize,
+          vxlanPort,
+          taskHistoryLimit: BigInt(request.taskHistoryRetentionLimit ?? 5),
+          heartbeatPeriodNs: request.heartbeatPeriodNs ?? HEARTBEAT_NS,
+          nodeCertExpiryNs: BigInt(expiryMs) * 1_000_000n,
+          snapshotInterval: request.snapshotInterval ?? 10_000n,
+          labels: request.labels,
+          autoLockManagers: false,
+        }, randomBytes),
+        value: undefined,
+      })));
+      // From here on a restart finds the swarm.
+      await this.files.save(state);
+      this.state = state;
+      await this.serve(state);
+      await this.startWorker(state);
+      const problem = await (this.worker as unknown as Worker).waitConnected(JOIN_TIMEOUT_MS);
+      if (problem !== '') this.parts.logger.error({ problem }, 'the manager\'s own session does not stand yet');
+      return ok(nodeId);
+    } finally {
+      this.changing = false;
+    }
+  }
+
+  async swarmJoin(request: JoinRequest): Promise<Result<void>> {
+    if (this.state !== undefined || this.changing) return alreadyInSwarm();
+    if (request.remoteAddrs.length === 0) return fail('invalid_argument', 'at least 1 RemoteAddr is required to join');
+    const listen = parseHostPort(request.listenAddr === '' ? this.parts.options.listenAddr : request.listenAddr, MANAGEMENT_PORT);
+    if (!listen.ok) return listen;
+    const addresses = this.addresses(request.advertiseAddr, request.dataPathAddr, listen.value.port);
+    if (!addresses.ok) return addresses;
+    this.changing = true;
+    try {
+      let failure: Result<never> = fail('unavailable', 'no manager answered');
+      for (const remote of request.remoteAddrs) {
+        const target = parseHostPort(remote, MANAGEMENT_PORT);
+        if (!target.ok) return target;
+        const address = `${target.value.host}:${target.value.port}`;
+        const joined = await joinSwarm({ address, token: request.joinToken, availability: AVAILABILITY[request.availability] });
+        if (!joined.ok) {
+          failure = joined;
+          continue;
+        }
+        const { nodeId, clusterId, key, certificate, rootCa } = joined.value;
+        const state: SwarmState = {
+          nodeId, clusterId, role: 'worker', raftId: '', listenAddr: `${listen.value.host}:${listen.value.port}`,
+          ...addresses.value, vxlanPort: VXLAN_PORT, managers: [{ nodeId: '', addr: address }],
+        };
+        this.certificates = { rootCa, certificate, key };
+        await this.files.saveCertificates(this.certificates);
+        await this.files.save(state);
+        this.state = state;
+        await this.run(state);
+        const problem = await (this.worker as unknown as Worker).waitConnected(JOIN_TIMEOUT_MS);
+        if (problem !== '') {
+          return fail('deadline_exceeded', 'Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the "docker info" command to see the current swarm status of your node.');
+        }
+        return ok(undefined);
+      }
+      return failure;
+    } finally {
+      this.changing = false;
+    }
+  }
+
+  async swarmLeave(force: boolean): Promise<Result<void>> {
+    if (this.state === undefined || this.changing) return fail('unavailable', 'This node is not part of a swarm');
+    if (this.managerPart !== undefined && !force) {
+      const managers = this.managerPart.view().list('node').filter((node) => node.managerStatus !== undefined);
+      const last = managers.length <= 1
+        ? ' Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message.' : ' Use `--force` to suppress this message.';
+      return fail('unavailable', `You are attempting to leave the swarm on a node that is participating as a manager.${last}`);
+    }
+    this.changing = true;
+    try {
+      clearTimeout(this.renewal);
+      await this.worker?.leave();
+      await this.server?.close();
+      await this.managerPart?.close();
+      await this.consensus?.close();
+      await this.parts.dataPlane.reset();
+      this.worker = undefined;
+      this.server = undefined;
+      this.managerPart = undefined;
+      this.consensus = undefined;
+      this.state = undefined;
+      this.certificates = undefined;
+      await this.files.clear();
+      return ok(undefined);
+    } finally {
+      this.changing = false;
+    }
+  }
+
+  private addresses(advertise: string, dataPath: string, port: number): Result<{ advertiseAddr: string; dataPathAddr: string }> {
+    const { options } = this.parts;
+    const given = parseHostPort(advertise !== '' ? advertise : options.advertiseAddr, port);
+    if (!given.ok) return given;
+    const host = given.value.host !== '' ? resolveAddress(given.value.host, 'advertise address')
+      : chooseAddress((name) => name.startsWith('skein') || name.startsWith('docker'));
+    if (!host.ok) return host;
+    const data = dataPath !== '' ? dataPath : options.dataPathAddr;
+    const dataAddress = data === '' ? host : resolveAddress(data, 'data path address');
+    if (!dataAddress.ok) return dataAddress;
+    return ok({ advertiseAddr: `${host.value}:${given.value.port}`, dataPathAddr: dataAddress.value });
+  }
+
+  private async run(state: SwarmState): Promise<void> {
+    if (state.role === 'manager') {
+      await this.openConsensus(state);
+      await this.serve(state);
+    }
+    await this.startWorker(state);
+  }
+
+  private async openConsensus(state: SwarmState): Promise<void> {
+    const consensus = await Consensus.open(this.files.raftDir, await this.files.dataKey(), BigInt(state.raftId));
+    await consensus.start(this.parts.onBug);
+    this.consensus = consensus;
+    this.managerPart = new Manager(consensus, this.parts.logger);
+    this.managerPart.start(this.parts.onBug);
+  }
+
+  private async serve(state: SwarmState): Promise<void> {
+    const manager = this.managerPart as Manager;
+    const { host, port } = unwrap(parseHostPort(state.listenAddr, MANAGEMENT_PORT));
+    this.server = await startGrpcServer({
+      host: host === '' ? '0.0.0.0' : host,
+      port,
+      identity: this.serverIdentity(),
+      authorize: (path, caller) => authorize(manager.view(), path, caller),
+      onBug: this.parts.onBug,
+      services: [
+        { service: CA, handlers: caHandlers(manager) },
+        { service: NodeCA, handlers: nodeCaHandlers(manager) },
+        { service: Dispatcher, handlers: dispatcherHandlers(manager) },
+        { service: LogBroker, handlers: logBrokerHandlers(manager) },
+        { service: NetworkView, handlers: networkViewHandlers(manager) },
+      ],
+    });
+  }
+
+  private async startWorker(state: SwarmState): Promise<void> {
+    const { parts } = this;
+    const dataPathHost = state.dataPathAddr;
+    this.worker = new Worker({
+      nodeId: state.nodeId,
+      hostname: this.hostname,
+      directory: this.files.workerDir,
+      executor: this.executor,
+      dataPlane: parts.dataPlane,
+      dataPathAddr: dataPathHost,
+      vxlanPort: state.vxlanPort,
+      underlayMtu: underlayMtu(dataPathHost),
+      gatewayBridge: parts.options.gatewayBridge,
+      logger: parts.logger,
+      credentials: () => this.credentials(),
+      managers: () => (this.state ?? state).managers.map(({ addr }) => addr),
+      onSession: (message) => this.onSession(message),
+      onRotate: () => this.renew(),
+      onBug: parts.onBug,
+    });
+    await this.worker.start();
+    this.scheduleRenewal();
+  }
+
+  private credentials(): Credentials {
+    const certificates = this.certificates as NodeCertificates;
+    return { rootCa: certificates.rootCa, key: certificates.key, certificate: certificates.certificate, serverName: 'swarm-manager' };
+  }
+
+  private serverIdentity(): ServerIdentity {
+    const { key, certificate, rootCa } = this.certificates as NodeCertificates;
+    return { key, certificate, rootCa };
+  }
+
+  /** The manager's list of managers is complete; an empty one is ignored (a node without managers is lost). */
+  private onSession(message: SessionMessage): void {
+    const { state } = this;
+    if (state === undefined) return;
+    const managers = message.managers.flatMap(({ peer }) => peer === undefined || peer.addr === '' ? [] : [{ nodeId: peer.nodeId, addr: peer.addr }]);
+    if (managers.length === 0 || JSON.stringify(managers) === JSON.stringify(state.managers)) return;
+    this.state = { ...state, managers };
+    this.files.save(this.state).catch(this.parts.onBug);
+  }
+
+  /** At a random time in 50 to 80 % of the certificate's life. */
+  private scheduleRenewal(): void {
+    const leaf = bundle(this.certificates?.certificate ?? '')[0];
+    if (leaf === undefined) return;
+    const from = Date.parse(leaf.validFrom);
+    const life = Date.parse(leaf.validTo) - from;
+    const share = 0.5 + 0.3 * (randomBytes(2).readUInt16BE() / 65_536);
+    const waitMs = Math.max(from + life * share - Date.now(), 1000);
+    clearTimeout(this.renewal);
+    this.renewal = setTimeout(() => this.renew(), Math.min(waitMs, 2 ** 31 - 1));
+  }
+
+  private renew(): void {
+    if (this.renewing || this.state === undefined) return;
+    this.renewing = true;
+    const address = this.state.managers[0]?.addr ?? '';
+    renewCertificate(address, this.credentials()).then(async (renewed) => {
+      this.renewing = false;
+      if (!renewed.ok) {
+        this.parts.logger.warn({ error: renewed.error.message }, 'certificate renewal failed; it is tried again');
+        clearTimeout(this.renewal);
+        this.renewal = setTimeout(() => this.renew(), RENEWAL_RETRY_MS);
+        return;
+      }
+      const { key, certificate, rootCa } = renewed.value;
+      this.certificates = { key, certificate, rootCa };
+      await this.files.saveCertificates(this.certificates);
+      this.server?.setIdentity(this.serverIdentity());
+      this.worker?.reconnect();
+      this.scheduleRenewal();
+    }).catch(this.parts.onBug);
+  }
+}
+
+function alreadyInSwarm(): Result<never> {
+  return fail('unavailable', 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.');
+}
+
+/** MTU is not in os.networkInterfaces(): Linux tells it in sysfs of the interface that has the address. */
+function underlayMtu(address: string): number {
+  const found = Object.entries(os.networkInterfaces()).find(([, list]) => list?.some((a) => a.address === address));
+  return found === undefined ? 1500 : interfaceMtu(found[0]);
+}
+
+function interfaceMtu(name: string): number {
+  // /sys belongs to the namespace it was mounted in; the routing table of our own is in /proc/self/net, without MTUs.
+  // An ioctl would need native code, so `ip` is asked.
+  const result = spawnSync('ip', ['-j', 'link', 'show', 'dev', name], { encoding: 'utf8', timeout: 5000 });
+  if (result.status !== 0) return 1500;
+  const parsed = JSON.parse(result.stdout) as { mtu?: number }[];
+  return parsed[0]?.mtu ?? 1500;
+}

@@ -1,0 +1,176 @@
+// Worker: a node's own side of the swarm: its tasks, its part of the network, its session with a manager.
+
+import type { Logger } from 'pino';
+import type { DataPlane } from '../../platform/dataplane.js';
+import type { Executor } from '../../platform/executor.js';
+import { DATA_PATH_LABEL } from '../../core/network/rows.js';
+import { Forwarder, hostUpstreams } from '../../io/dns/forwarder.js';
+import type { Credentials } from '../../io/grpc/client.js';
+import { issuerInfo } from '../../io/x509/certificates.js';
+import { AppFailure } from '../../lib/result.js';
+import { toPairs, toRecord } from '../../model/pairs.js';
+import {
+  IssuanceStatus_State, NodeTLSInfoSchema, type NodeDescription, type SessionMessage,
+} from '../../model/proto/swarmkit_pb.js';
+import { create } from '@bufbuild/protobuf';
+import path from 'node:path';
+import { LogPublisher } from './logs.js';
+import { NetworkAgent } from './network.js';
+import { SessionLoop } from './session.js';
+import { Tasks } from './tasks.js';
+import { TaskStore } from './taskstore.js';
+
+export interface WorkerOptions {
+  readonly nodeId: string;
+  readonly hostname: string;
+  readonly directory: string;
+  readonly executor: Executor;
+  readonly dataPlane: DataPlane;
+  readonly dataPathAddr: string;
+  readonly vxlanPort: number;
+  readonly underlayMtu: number;
+  readonly gatewayBridge: string;
+  readonly logger: Logger;
+  readonly credentials: () => Credentials;
+  readonly managers: () => readonly string[];
+  readonly onSession: (message: SessionMessage) => void;
+  /** The manager asks for a new certificate. */
+  readonly onRotate: () => void;
+  readonly onBug: (error: unknown) => void;
+}
+
+export class Worker {
+  private readonly options: WorkerOptions;
+  private readonly tasks: Tasks;
+  private readonly network: NetworkAgent;
+  private readonly session: SessionLoop;
+  private readonly logs: LogPublisher;
+  private readonly store: TaskStore;
+  private description: NodeDescription | undefined;
+  private connectedWaiters: ((error: string) => void)[] = [];
+  connected = false;
+  lastError = '';
+
+  constructor(options: WorkerOptions) {
+    this.options = options;
+    this.store = new TaskStore(path.join(options.directory, 'tasks'));
+    this.network = new NetworkAgent(options.dataPlane, path.join(options.directory, 'rows'), options.onBug);
+    this.logs = new LogPublisher({
+      executor: options.executor, nodeId: () => options.nodeId, tasks: () => this.tasks.list(), onBug: options.onBug,
+    });
+    this.tasks = new Tasks({
+      executor: options.executor,
+      dataPlane: options.dataPlane,
+      store: this.store,
+      gatewayBridge: options.gatewayBridge,
+      logger: options.logger,
+      identity: () => ({ nodeId: options.nodeId, description: this.description }),
+      report: (taskId, status) => this.session.report(taskId, status),
+      onLocalChange: () => {
+        this.network.localChanged(this.tasks.serving());
+        this.logs.tasksChanged();
+      },
+      onBug: options.onBug,
+    });
+    this.session = new SessionLoop({
+      logger: options.logger,
+      credentials: options.credentials,
+      managers: options.managers,
+      describe: () => this.describe(),
+      onSession: (message) => {
+        options.onSession(message);
+        if (message.node?.certificate?.status?.state === IssuanceStatus_State.ROTATE) options.onRotate();
+      },
+      onAssignments: (set) => this.tasks.assign(set),
+      onUpdate: (update) => this.network.update(update),
+      onSubscription: (message, client) => this.logs.handle(message, client),
+      statuses: () => this.tasks.statuses(),
+      onConnected: (connected, error) => this.onConnected(connected, error),
+    });
+  }
+
+  async start(): Promise<void> {
+    const { options } = this;
+    await this.describe();
+    const saved = await this.store.load();
+    await this.network.start({
+      nodeId: options.nodeId, vtep: options.dataPathAddr, vxlanPort: options.vxlanPort,
+      gatewayBridge: options.gatewayBridge, underlayMtu: options.underlayMtu,
+    });
+    const forwarder = new Forwarder(() => hostUpstreams());
+    options.dataPlane.onDnsMiss((miss) => {
+      forwarder.forward(miss.query, miss.tcp).then((answer) => miss.reply(answer), options.onBug);
+    });
+    options.dataPlane.onRestart(() => {
+      this.restore().catch((error: unknown) => {
+        // Lost again meanwhile: the next restart repeats all of it.
+        if (!(error instanceof AppFailure)) options.onBug(error);
+      });
+    });
+    await this.tasks.adopt(saved);
+    this.network.localChanged(this.tasks.serving());
+    this.session.start(options.onBug);
+  }
+
+  /** Resolves with '' once a session stands, or with the last error after timeoutMs. */
+  async waitConnected(timeoutMs: number): Promise<string> {
+    if (this.connected) return '';
+    return new Promise((resolve) => {
+      const timer = setTimeout(() => resolve(this.lastError === '' ? 'timeout' : this.lastError), timeoutMs);
+      this.connectedWaiters.push(() => {
+        clearTimeout(timer);
+        resolve('');
+      });
+    });
+  }
+
+  /** The certificate changed. */
+  reconnect(): void {
+    this.session.restart();
+  }
+
+  /** Lets go; tasks and traffic go on. */
+  async close(): Promise<void> {
+    this.logs.close();
+    await this.session.close();
+    await this.network.clear();
+  }
+
+  /** Ends everything of this node in its swarm. */
+  async leave(): Promise<void> {
+    await this.close();
+    await this.tasks.stopAll();
+  }
+
+  private async restore(): Promise<void> {
+    const { options } = this;
+    await options.dataPlane.configure({
+      nodeId: options.nodeId, vtep: options.dataPathAddr, vxlanPort: options.vxlanPort,
+      gatewayBridge: options.gatewayBridge, underlayMtu: options.underlayMtu,
+    });
+    // Devices first: rows without them would answer for endpoints that are not there.
+    await this.tasks.reattach();
+    await this.network.resync();
+  }
+
+  private async describe(): Promise<NodeDescription> {
+    const description = await this.options.executor.describe(this.options.hostname);
+    const { rootCa } = this.options.credentials();
+    if (description.engine !== undefined) {
+      description.engine.labels = toPairs({ ...toRecord(description.engine.labels), [DATA_PATH_LABEL]: this.options.dataPathAddr });
+    }
+    if (rootCa !== undefined) {
+      const { subject, publicKey } = issuerInfo(rootCa);
+      description.tlsInfo = create(NodeTLSInfoSchema, { trustRoot: Buffer.from(rootCa), certIssuerSubject: subject, certIssuerPublicKey: publicKey });
+    }
+    this.description = description;
+    return description;
+  }
+
+  private onConnected(connected: boolean, error: string): void {
+    this.connected = connected;
+    this.lastError = error;
+    if (!connected) return;
+    for (const waiter of this.connectedWaiters.splice(0)) waiter('');
+  }
+}

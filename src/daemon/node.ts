@@ -120,6 +120,8 @@ export class SkeinNode implements NodeBackend {
     if (!addresses.ok) return addresses;
     this.changing = true;
     try {
+      // What an init that did not finish has left behind.
+      await this.files.clear();
       const nodeId = newId(randomBytes);
       const clusterId = newId(randomBytes);
       const raftId = randomBytes(8).readBigUInt64BE() >> 1n | 1n;

@@ -149,6 +149,8 @@ export class DatapathClient implements DataPlane {
   async reset(): Promise<void> {
     await this.destroy();
     this.#ending = false;
+    this.#missHandlers.length = 0;
+    this.#restartHandlers.length = 0;
   }
 
   async #apply(delta: TableDelta): Promise<bigint> {

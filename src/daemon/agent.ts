@@ -1,0 +1,78 @@
+// The agent process: builds io from options, starts the node and its API, ends on signals. A bug ends the process with
+// its stack; the data plane and the tasks go on, and the next start adopts them.
+
+import { mkdir, open, type FileHandle } from 'node:fs/promises';
+import path from 'node:path';
+import { pino, type Logger } from 'pino';
+import { startApi } from '../api/server.js';
+import { DatapathClient } from '../io/datapath/client.js';
+import { DockerExecutor } from '../io/docker/executor.js';
+import { OciExecutor } from '../io/oci/executor.js';
+import { fail, ok, type Result } from '../lib/result.js';
+import type { Executor } from '../platform/executor.js';
+import { SkeinNode } from './node.js';
+import type { AgentOptions } from './options.js';
+
+export function makeExecutor(options: AgentOptions): Executor {
+  return options.runtime === 'docker'
+    ? new DockerExecutor({ stateDir: options.stateDir, socketPath: options.dockerSocket })
+    : new OciExecutor({ stateDir: options.stateDir });
+}
+
+export function makeDataPlane(options: AgentOptions, logger: Logger): DatapathClient {
+  return new DatapathClient({
+    binary: options.datapathBinary, runDir: options.runDir, log: (event, detail) => logger.warn(detail, event),
+  });
+}
+
+/** Runs until a signal; resolves with the process's exit code. */
+export async function runAgent(options: AgentOptions): Promise<Result<void>> {
+  const logger = pino({ level: options.logLevel, base: { node: options.hostname } });
+  await mkdir(options.stateDir, { recursive: true, mode: 0o700 });
+  await mkdir(options.runDir, { recursive: true, mode: 0o711 });
+  const lock = await lockFile(path.join(options.stateDir, 'agent.pid'));
+  if (!lock.ok) return lock;
+  const onBug = (error: unknown): void => {
+    logger.fatal({ err: error }, 'the agent cannot go on');
+    logger.flush();
+    process.exit(70);
+  };
+  process.on('uncaughtException', onBug);
+  process.on('unhandledRejection', onBug);
+  const dataPlane = makeDataPlane(options, logger);
+  const node = new SkeinNode({ options, executor: makeExecutor(options), dataPlane, logger, onBug });
+  await node.start();
+  await mkdir(path.dirname(options.socket), { recursive: true });
+  const api = await startApi({ socketPath: options.socket, backend: node, logger });
+  logger.info({ socket: options.socket, pid: process.pid }, 'the agent is ready');
+  await new Promise<void>((resolve) => {
+    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.once(signal, () => resolve());
+  });
+  await api.close();
+  await node.close();
+  await lock.value.close();
+  return ok(undefined);
+}
+
+/** One agent per state directory: an exclusive lock that dies with the process (flock through /proc is not in Node, so a pid with its start time). */
+async function lockFile(file: string): Promise<Result<FileHandle>> {
+  const handle = await open(file, 'a+', 0o600);
+  const [pidText, startText] = (await handle.readFile('utf8')).trim().split(' ');
+  if (pidText !== undefined && pidText !== '' && await startTime(Number(pidText)) === startText && Number(pidText) !== process.pid) {
+    await handle.close();
+    return fail('failed_precondition', `another agent (pid ${pidText}) uses this state directory`);
+  }
+  await handle.truncate(0);
+  await handle.write(`${process.pid} ${await startTime(process.pid)}\n`, 0);
+  return ok(handle);
+}
+
+/** Start time of a process in clock ticks since boot; undefined when it is gone. */
+export async function startTime(pid: number): Promise<string | undefined> {
+  const handle = await open(`/proc/${pid}/stat`, 'r').catch(() => undefined);
+  if (handle === undefined) return undefined;
+  const text = await handle.readFile('utf8').catch(() => '');
+  await handle.close();
+  // The name in parentheses may hold anything; what follows it is regular.
+  return text.slice(text.lastIndexOf(')') + 2).split(' ')[19];
+}

@@ -1,0 +1,90 @@
+// Taking a lab away, whatever state it is in: also after SIGKILL of the lab, of agents or of data planes. Every error
+// is gathered and told at the end; what can be removed is removed.
+
+import { readFile, readdir, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { DockerExecutor } from '../io/docker/executor.js';
+import { OciExecutor } from '../io/oci/executor.js';
+import type { Executor } from '../platform/executor.js';
+import { LAB_RUN, LAB_STATE, planFile, type LabNode, type LabPlan } from './plan.js';
+import { run } from './run.js';
+import { removeUnderlay } from './underlay.js';
+import { stopEngine } from './engine.js';
+
+export async function tearDown(plan: LabPlan): Promise<void> {
+  const errors: Error[] = [];
+  const attempt = async (work: Promise<unknown>): Promise<void> => {
+    try {
+      await work;
+    } catch (error) {
+      errors.push(error instanceof Error ? error : new Error(String(error)));
+    }
+  };
+  for (const node of plan.nodes) await attempt(killPid(await agentPid(node), 'main.js'));
+  await Promise.all(plan.nodes.map(async (node) => {
+    await attempt(killPid(await datapathPid(node), 'skein-datapath'));
+    await attempt(removeTasks(plan, node));
+    await attempt(unmountAll(path.join(node.runDir, 'netns')));
+    await attempt(unmountAll(node.stateDir));
+  }));
+  await attempt(stopEngine(plan));
+  await attempt(removeUnderlay(plan));
+  if (errors.length === 0) {
+    await attempt(rm(path.join(LAB_STATE, plan.name), { recursive: true, force: true }));
+    await attempt(rm(path.join(LAB_RUN, plan.name), { recursive: true, force: true }));
+    await attempt(rm(planFile(plan.name), { force: true }));
+  }
+  if (errors.length > 0) throw new AggregateError(errors, `lab ${plan.name} could not be removed completely: ${errors.map((e) => e.message).join('; ')}`);
+}
+
+export async function agentPid(node: LabNode): Promise<number> {
+  return pidFrom(path.join(node.stateDir, 'agent.pid'), 'main.js');
+}
+
+export async function datapathPid(node: LabNode): Promise<number> {
+  return pidFrom(path.join(node.runDir, 'datapath.pid'), 'skein-datapath');
+}
+
+/** The pid in a file, if that process still is what the file is about; else 0. */
+async function pidFrom(file: string, program: string): Promise<number> {
+  const text = await readFile(file, 'utf8').catch(() => '');
+  const pid = Number(text.trim().split(' ')[0]);
+  return pid > 0 && await isProgram(pid, program) ? pid : 0;
+}
+
+async function isProgram(pid: number, program: string): Promise<boolean> {
+  const command = await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '');
+  return command.includes(program);
+}
+
+async function killPid(pid: number, program: string): Promise<void> {
+  if (pid === 0) return;
+  process.kill(pid, 'SIGKILL');
+  const deadline = Date.now() + 5000;
+  while (await isProgram(pid, program)) {
+    if (Date.now() > deadline) throw new Error(`process ${pid} (${program}) does not end`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+async function removeTasks(plan: LabPlan, node: LabNode): Promise<void> {
+  const executors: Executor[] = [new OciExecutor({ stateDir: node.stateDir })];
+  if (plan.runtime === 'docker') executors.push(new DockerExecutor({ stateDir: node.stateDir, socketPath: plan.dockerSocket }));
+  for (const executor of executors) {
+    for (const id of await executor.adopt()) await executor.controller(id).remove();
+    await executor.close();
+  }
+}
+
+/** Unmounts everything below a directory, deepest first. */
+async function unmountAll(directory: string): Promise<void> {
+  const mounts = (await readFile('/proc/self/mounts', 'utf8')).split('\n')
+    .map((line) => line.split(' ')[1]?.replaceAll('\\040', ' ') ?? '')
+    .filter((target) => target.startsWith(`${directory}/`));
+  for (const target of mounts.reverse()) await run('umount', ['-l', target]);
+}
+
+export async function labNames(): Promise<string[]> {
+  const files = await readdir(LAB_RUN).catch(() => [] as string[]);
+  return files.filter((file) => file.endsWith('.json')).map((file) => file.slice(0, -'.json'.length)).sort();
+}

@@ -62,7 +62,7 @@ export class OciExecutor implements Executor {
       controller = new OciController({
         stateDir: this.#stateDir,
         images: this.images,
-        runtime: () => this.#runtime(),
+        runtime: () => this.runtime(),
         cgroupParent: this.#cgroupParent,
         forget: (id) => this.#controllers.delete(id),
       }, taskId);
@@ -101,7 +101,8 @@ export class OciExecutor implements Executor {
     }
   }
 
-  async #runtime(): Promise<Runtime> {
+  /** The runtime that the probe chose. */
+  async runtime(): Promise<Runtime> {
     const probe = await this.probe();
     if (probe.runtime === undefined) throw new AppFailure(appError('unavailable', `no OCI runtime works on this machine: ${probe.reason}`));
     await ensureDirectory(this.#runtimeRoot);

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import path from 'node:path';
-import { statSync } from 'node:fs';
+import { existsSync, readFileSync, statSync } from 'node:fs';
 import { it } from 'node:test';
 import { collect, makeEnvironment, makeScratch, makeTask, shell, textOf } from './executor-fixture.js';
 import { openExecutor } from './executor-open.js';
@@ -94,6 +94,38 @@ it('finishes a start that a killed agent had begun', { timeout: 60_000 }, async 
     await controller.start();
     assert.equal((await controller.wait()).exitCode, 4);
     assert.equal(textOf(await collect(controller)), 'up\n');
+  } finally {
+    for (const id of await executor.adopt()) await executor.controller(id).remove();
+    await executor.close();
+    scratch.cleanup();
+  }
+});
+
+it('reports a lost exit status, a task without logs, and the cgroup limits really set', { timeout: 60_000 }, async () => {
+  const scratch = makeScratch();
+  const stateDir = path.join(scratch.directory, 'state');
+  const executor = openExecutor({ kind: 'oci', stateDir });
+  try {
+    const task = makeTask({ ...shell('sleep 1000'), image: 'host', pidsLimit: 50n }, { logDriver: { name: 'none' } }, { memoryBytes: 64n * 1024n * 1024n, nanoCpus: 500_000_000n });
+    const controller = executor.controller(task.id);
+    await controller.prepare(task, makeEnvironment(scratch.netns, task));
+    const { pid } = await controller.start();
+    const groups = readFileSync(`/proc/${pid}/cgroup`, 'utf8');
+    assert.match(groups, new RegExp(`/skein/${task.id}`));
+    if (existsSync('/sys/fs/cgroup/memory')) {
+      const value = (hierarchy: string, file: string): string => readFileSync(`/sys/fs/cgroup/${hierarchy}/skein/${task.id}/${file}`, 'utf8').trim();
+      assert.equal(value('memory', 'memory.limit_in_bytes'), String(64 * 1024 * 1024));
+      assert.equal(value('cpu', 'cpu.cfs_quota_us'), '50000');
+      assert.equal(value('pids', 'pids.max'), '50');
+    }
+    await assert.rejects(async () => collect(controller), /configured logging driver does not support reading/);
+    const conmonPid = Number(readFileSync(path.join(stateDir, 'tasks', task.id, 'conmon.pid'), 'utf8'));
+    process.kill(conmonPid, 'SIGKILL');
+    assert.ok(existsSync(`/proc/${pid}`), 'the task outlives its conmon');
+    await controller.terminate();
+    assert.deepEqual([(await controller.wait()).exitCode, (await controller.wait()).reason], [-1, 'exit status lost: conmon was killed']);
+    await controller.remove();
+    assert.equal(existsSync(path.join(stateDir, 'tasks', task.id)), false);
   } finally {
     for (const id of await executor.adopt()) await executor.controller(id).remove();
     await executor.close();

@@ -28,6 +28,7 @@ export interface ControllerContext {
   readonly images: LocalImageStore;
   readonly runtime: () => Promise<Runtime>;
   readonly cgroupParent: string;
+  readonly hiddenPaths: readonly string[];
   readonly forget: (taskId: string) => void;
 }
 
@@ -61,9 +62,9 @@ export class OciController implements Controller {
     if (task.id !== this.taskId) throw new AppFailure(appError('invalid_argument', `task ${task.id} given to the controller of ${this.taskId}`));
     await this.#clean();
     await ensureDirectory(this.#files.directory);
-    const { stateDir, images } = this.#context;
+    const { stateDir, images, hiddenPaths } = this.#context;
     try {
-      const record = await prepareTask({ stateDir, images, files: this.#files, cgroupsPath: this.#cgroupsPath }, task, environment);
+      const record = await prepareTask({ stateDir, images, hiddenPaths, files: this.#files, cgroupsPath: this.#cgroupsPath }, task, environment);
       await this.#files.writeRecord(record);
       this.#record = record;
     } catch (error) {
@@ -157,6 +158,7 @@ export class OciController implements Controller {
   }
 
   logs(options: LogOptions): AsyncIterable<LogRecord> {
+    if (this.#record?.logs === false) throw new AppFailure(appError('unimplemented', 'configured logging driver does not support reading'));
     return readLogFile(this.#files.log, options, () => this.#exit !== undefined || this.#closing.signal.aborted);
   }
 

@@ -226,7 +226,7 @@ export function executorSuite(kind: string, makeFixture: (scratch: Scratch) => P
       assert.match((await output({ ...shell('test -t 1 && echo terminal'), tty: true })).text, /terminal\r?\n/);
       assert.match((await output({ ...shell('touch /x || echo fixed'), readOnly: true })).text, /fixed/);
       const limited = await output({
-        ...shell('ulimit -n; ulimit -c; cat /proc/sys/net/ipv4/ip_forward; for i in 1 2 3 4 5 6 7 8 9 10; do sleep 1 & done; wait'),
+        ...shell('exec 2>&1; ulimit -n; ulimit -c; cat /proc/sys/net/ipv4/ip_forward; for i in 1 2 3 4 5 6 7 8 9 10; do sleep 1 & done; wait'),
         ulimits: [{ name: 'nofile', soft: 100n, hard: 200n }, { name: 'core', soft: -1n, hard: -1n }],
         sysctls: [{ key: 'net.ipv4.ip_forward', value: '1' }], pidsLimit: 5n,
       });

@@ -15,6 +15,7 @@ export interface TarEntry {
   readonly type?: 'file' | 'directory' | 'symlink' | 'link';
   readonly linkname?: string;
   readonly mode?: number;
+  readonly pax?: Readonly<Record<string, string>>;
 }
 
 export async function tar(entries: readonly TarEntry[]): Promise<Buffer> {

@@ -102,6 +102,7 @@ describe('image store', () => {
       [/breakout/, [{ name: 'd', type: 'symlink', linkname: directory }, { name: 'd/escaped', data: 'x' }]],
       [/breakout/, [{ name: 'd', type: 'symlink', linkname: '../../../../..' }, { name: 'd/var/tmp/escaped', data: 'x' }]],
       [/breakout/, [{ name: 'd', type: 'symlink', linkname: directory }, { name: 'd/.wh.images' }]],
+      [/breakout/, [{ name: 'sparse', data: 'x', pax: { 'GNU.sparse.major': '1', 'GNU.sparse.minor': '0', 'GNU.sparse.name': up } }]],
       [/breakout/, [{ name: 'h', type: 'link', linkname: '../../../index.json' }]],
       [/tar|breakout/, [{ name: 'b', type: 'symlink', linkname: directory }, { name: 'a', type: 'symlink', linkname: 'b' }, { name: 'a/.wh.images' }]],
       [/tar|breakout/, [{ name: 'b', type: 'symlink', linkname: directory }, { name: 'a', type: 'symlink', linkname: 'b' }, { name: 'a/escaped', data: 'x' }]],

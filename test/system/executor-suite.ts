@@ -109,7 +109,7 @@ export function executorSuite(kind: string, makeFixture: (scratch: Scratch) => P
 
     it('runs users, capabilities, seccomp, masked and read-only paths as Docker', async () => {
       const status = 'grep -E "CapEff|CapBnd|Seccomp:|NoNewPrivs" /proc/self/status; id';
-      const root = (await output(shell(`${status}; cat /proc/timer_list /proc/keys 2>/dev/null | wc -c; echo x > /proc/sys/kernel/hostname; mount -t tmpfs x /tmp; echo done`))).text;
+      const root = (await output(shell(`exec 2>&1; ${status}; cat /proc/timer_list /proc/keys 2>/dev/null | wc -c; echo x > /proc/sys/kernel/hostname; mount -t tmpfs x /tmp; echo done`))).text;
       assert.match(root, /CapEff:\s+00000000a80425fb/);
       assert.match(root, /Seccomp:\s+2/);
       assert.match(root, /uid=0/);
@@ -184,7 +184,7 @@ export function executorSuite(kind: string, makeFixture: (scratch: Scratch) => P
         { type: Mount_Type.VOLUME, source: volume, target: '/data' },
         { type: Mount_Type.TMPFS, target: '/scratch', tmpfsOptions: { sizeBytes: 1_048_576n, mode: 0o700 } },
       ];
-      const first = await output({ ...shell('cat /bound/file /data/seed; touch /bound/x; echo more >> /data/seed; stat -c %a /scratch; dd if=/dev/zero of=/scratch/f bs=1024 count=2000; ls -l /scratch'), mounts });
+      const first = await output({ ...shell('exec 2>&1; cat /bound/file /data/seed; touch /bound/x; echo more >> /data/seed; stat -c %a /scratch; dd if=/dev/zero of=/scratch/f bs=1024 count=2000; ls -l /scratch'), mounts });
       assert.match(first.text, /^bound\nseeded\n/m);
       assert.match(first.text, /Read-only file system/);
       assert.match(first.text, /^700$/m);
@@ -226,7 +226,7 @@ export function executorSuite(kind: string, makeFixture: (scratch: Scratch) => P
       assert.match((await output({ ...shell('test -t 1 && echo terminal'), tty: true })).text, /terminal\r?\n/);
       assert.match((await output({ ...shell('touch /x || echo fixed'), readOnly: true })).text, /fixed/);
       const limited = await output({
-        ...shell('ulimit -n; ulimit -c; cat /proc/sys/net/ipv4/ip_forward; for i in 1 2 3 4 5 6 7 8 9 10; do sleep 1 & done; wait'),
+        ...shell('exec 2>&1; ulimit -n; ulimit -c; cat /proc/sys/net/ipv4/ip_forward; for i in 1 2 3 4 5 6 7 8 9 10; do sleep 1 & done; wait'),
         ulimits: [{ name: 'nofile', soft: 100n, hard: 200n }, { name: 'core', soft: -1n, hard: -1n }],
         sysctls: [{ key: 'net.ipv4.ip_forward', value: '1' }], pidsLimit: 5n,
       });

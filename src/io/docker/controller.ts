@@ -54,23 +54,20 @@ export class DockerController implements Controller {
   }
 
   async prepare(task: Task, environment: TaskEnvironment): Promise<void> {
-    if (this.#info !== undefined) return;
     const spec = containerSpec(task);
-    const found = await this.#find();
+    const found = this.#info ?? (await this.#find());
     if (found !== undefined) {
+      // A former agent may have died before it wrote the namespace's path.
+      await this.#writeNetns(found.Id, environment.netns);
       this.adopt(found);
       return;
     }
-    const { docker, owner, runtimeName, netnsDirectory } = this.#context;
+    const { docker, owner, runtimeName } = this.#context;
     await ensureDirectory(this.#files.directory);
     try {
       const secrets = await secretMounts(this.#files, spec, environment);
       const container = await call(docker.createContainer(createOptions({ task, spec, environment, secrets, runtimeName, owner })));
-      if (environment.netns !== '') {
-        checkNetnsPath(environment.netns);
-        await ensureDirectory(netnsDirectory);
-        await writeFileAtomic(path.join(netnsDirectory, container.id), environment.netns);
-      }
+      await this.#writeNetns(container.id, environment.netns);
       this.#info = await call(container.inspect());
     } catch (error) {
       await this.#clean();
@@ -187,6 +184,13 @@ export class DockerController implements Controller {
 
   close(): void {
     this.#closing.abort();
+  }
+
+  async #writeNetns(containerId: string, netns: string): Promise<void> {
+    if (netns === '') return;
+    checkNetnsPath(netns);
+    await ensureDirectory(this.#context.netnsDirectory);
+    await writeFileAtomic(path.join(this.#context.netnsDirectory, containerId), netns);
   }
 
   async #find(): Promise<Docker.ContainerInspectInfo | undefined> {

@@ -61,7 +61,8 @@ function hostConfig(input: CreateInput): Record<string, unknown> {
   ];
   return {
     NetworkMode: 'none',
-    Runtime: input.runtimeName,
+    // The wrapper refuses containers without a namespace of ours.
+    ...(environment.netns === '' ? {} : { Runtime: input.runtimeName }),
     Dns: [...environment.dns.nameservers],
     DnsSearch: [...environment.dns.search],
     DnsOptions: [...environment.dns.options],

@@ -36,7 +36,11 @@ for argument in "$@"; do
   previous=$argument
   last=$argument
 done
-if [ -n "$create" ] && [ -f "$directory/$last" ]; then
+if [ -n "$create" ]; then
+  if ! [ -f "$directory/$last" ]; then
+    echo "skein: no network namespace was prepared for container $last" >&2
+    exit 1
+  fi
   netns=$(cat "$directory/$last")
   case $netns in
     /*) ;;

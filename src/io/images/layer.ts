@@ -3,8 +3,7 @@
 // trusted.overlay.opaque attribute, both written through a second small tar because Node has neither mknod nor setxattr.
 // No entry may name a way out of the directory: "..", or a path through a symlink that leaves it.
 
-import { createReadStream } from 'node:fs';
-import { createWriteStream } from 'node:fs';
+import { createReadStream, createWriteStream } from 'node:fs';
 import { lstat, mkdir, open, realpath, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { pipeline } from 'node:stream/promises';
@@ -46,6 +45,8 @@ export async function inspectLayer(tarFile: string): Promise<LayerPlan> {
   for await (const entry of extract) {
     const header = entry.header;
     const name = clean(header.name);
+    // GNU tar takes a sparse file's name from here.
+    clean((header.pax as Readonly<Record<string, string>> | undefined | null)?.['GNU.sparse.name'] ?? '');
     const parts = name.split('/');
     for (let depth = 1; depth < parts.length && escapingLinks.size > 0; depth++) {
       if (escapingLinks.has(parts.slice(0, depth).join('/'))) throw hostile(header.name, 'it lies behind a symbolic link that leads outside');

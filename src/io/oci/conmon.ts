@@ -2,12 +2,14 @@
 // the agent may come and go. Here: creating a container under it.
 
 import { spawn } from 'node:child_process';
-import { rm } from 'node:fs/promises';
+import { mkdir, rm, writeFile } from 'node:fs/promises';
+import path from 'node:path';
 import { AppFailure, appError } from '../../lib/result.js';
-import { ensureDirectory, readText } from './files.js';
+import { ensureDirectory, exists, readText } from './files.js';
 import type { TaskFiles, TaskRecord } from './task-files.js';
 
 const createTimeoutMs = 60_000;
+const conmonCgroup = 'skein/conmon';
 const maxReportBytes = 64 * 1024;
 
 export interface Runtime {
@@ -32,8 +34,28 @@ export async function createUnderConmon(runtime: Runtime, files: TaskFiles, reco
   await ensureDirectory(files.at('persist'));
   const report = await runConmon(args, files.bundle);
   const pid = report.data ?? report.pid ?? -1;
-  if (pid > 0) return pid;
+  if (pid > 0) {
+    await leaveAgentCgroup(Number((await readText(files.at('conmon.pid'))) ?? 0));
+    return pid;
+  }
   throw new AppFailure(appError('invalid_argument', await runtimeError(files, report.message ?? 'conmon failed')));
+}
+
+/**
+ * conmon must outlive the agent's service: a service manager that stops a service kills its whole cgroup. cpu and
+ * cpuset groups do not matter for that.
+ */
+async function leaveAgentCgroup(pid: number): Promise<void> {
+  if (pid <= 0) return;
+  const hierarchies = (await exists('/sys/fs/cgroup/cgroup.controllers')) ? [''] : ['systemd', 'unified', 'memory', 'pids'];
+  for (const hierarchy of hierarchies) {
+    const root = path.join('/sys/fs/cgroup', hierarchy);
+    if (!(await exists(root))) continue;
+    await mkdir(path.join(root, conmonCgroup), { recursive: true });
+    await writeFile(path.join(root, conmonCgroup, 'cgroup.procs'), String(pid)).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'ESRCH') throw error; // Ended already, with the task.
+    });
+  }
 }
 
 interface Report {

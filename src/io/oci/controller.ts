@@ -15,17 +15,20 @@ import { sleep, watchHealth, type HealthCheck } from './health.js';
 import { readLogFile } from './logs.js';
 import { mountsBelow, unmountBelow } from './mounts.js';
 import { prepareTask } from './prepare.js';
-import { bootId, processStart, signalProcess } from './processes.js';
+import { bootId, isAlive, processStart, signalProcess } from './processes.js';
 import { run } from './run.js';
-import { TaskFiles, type TaskRecord } from './task-files.js';
+import { TaskFiles, type TaskProcess, type TaskRecord } from './task-files.js';
 
 const sigKill = 9;
+const conmonEndMs = 5_000;
+const conmonPollMs = 20;
 
 export interface ControllerContext {
   readonly stateDir: string;
   readonly images: LocalImageStore;
   readonly runtime: () => Promise<Runtime>;
   readonly cgroupParent: string;
+  readonly hiddenPaths: readonly string[];
   readonly forget: (taskId: string) => void;
 }
 
@@ -46,7 +49,7 @@ export class OciController implements Controller {
     this.#files = new TaskFiles(context.stateDir, taskId);
     this.#record = this.#files.readRecord();
     this.#exit = this.#files.readExit();
-    if (this.#record?.process !== undefined && this.#exit === undefined) this.#watch(this.#record);
+    if (this.#record?.process?.started === true && this.#exit === undefined) this.#watch(this.#record);
   }
 
   get #cgroupsPath(): string {
@@ -54,13 +57,14 @@ export class OciController implements Controller {
   }
 
   async prepare(task: Task, environment: TaskEnvironment): Promise<void> {
-    if (this.#record !== undefined) return;
+    // Prepared by a former agent and not undone by a reboot: good as it is.
+    if (this.#record !== undefined && (this.#record.process !== undefined || mountsBelow(this.#files.merged).length > 0)) return;
     if (task.id !== this.taskId) throw new AppFailure(appError('invalid_argument', `task ${task.id} given to the controller of ${this.taskId}`));
     await this.#clean();
     await ensureDirectory(this.#files.directory);
-    const { stateDir, images } = this.#context;
+    const { stateDir, images, hiddenPaths } = this.#context;
     try {
-      const record = await prepareTask({ stateDir, images, files: this.#files, cgroupsPath: this.#cgroupsPath }, task, environment);
+      const record = await prepareTask({ stateDir, images, hiddenPaths, files: this.#files, cgroupsPath: this.#cgroupsPath }, task, environment);
       await this.#files.writeRecord(record);
       this.#record = record;
     } catch (error) {
@@ -75,21 +79,43 @@ export class OciController implements Controller {
     const running = this.state();
     if (running !== undefined) return running;
     const runtime = await this.#context.runtime();
-    // A former agent may have died between creating the container and recording it.
-    if (await exists(this.#files.at('pid'))) await this.#deleteContainer(record);
-    const pid = await createUnderConmon(runtime, this.#files, record);
-    const start = processStart(pid);
-    const started: TaskRecord = { ...record, process: { pid, start: start ?? '', boot: bootId(), startedAtMs: Date.now() } };
+    const created = await this.#create(runtime, record);
     const result = await run(runtime.path, ['--root', runtime.root, '--log-format=json', `--log=${this.#files.at('oci.log')}`, 'start', record.containerId]);
-    if (result.code !== 0 || start === undefined) {
+    // A former agent may have died after the start it did not record.
+    const ran = result.code === 0 || /already running/.test(result.stderr) || (await exists(path.join(this.#files.exits, record.containerId)));
+    if (!ran) {
       const message = await runtimeError(this.#files, result.stderr || 'the task ended before it started');
-      await this.#deleteContainer(record);
+      await this.#discard(record);
       throw new AppFailure(appError('invalid_argument', message));
     }
+    const started: TaskRecord = { ...record, process: { ...created, started: true, startedAtMs: Date.now() } };
     await this.#files.writeRecord(started);
     this.#record = started;
     this.#watch(started);
-    return { containerId: record.containerId, pid, startedAtMs: started.process?.startedAtMs ?? 0 };
+    return { containerId: record.containerId, pid: created.pid, startedAtMs: started.process?.startedAtMs ?? 0 };
+  }
+
+  /** The container, created and waiting for its start, recorded: never two of them for one task. */
+  async #create(runtime: Runtime, record: TaskRecord): Promise<TaskProcess> {
+    const found = record.process;
+    if (found !== undefined && found.boot === bootId() && isAlive(found.pid, found.start)) return found;
+    // A former agent may have died between creating the container and recording it.
+    if (await exists(this.#files.at('conmon.pid'))) await this.#discard(record);
+    const pid = await createUnderConmon(runtime, this.#files, record);
+    const process: TaskProcess = { pid, start: processStart(pid) ?? '', boot: bootId(), startedAtMs: Date.now(), started: false };
+    this.#record = { ...record, process };
+    await this.#files.writeRecord(this.#record);
+    return process;
+  }
+
+  /** Undoes #create, waiting for conmon so that it cannot write the exit status of the old container later. */
+  async #discard(record: TaskRecord): Promise<void> {
+    await this.#deleteContainer(record);
+    const conmonPid = Number((await readText(this.#files.at('conmon.pid'))) ?? 0);
+    for (let waited = 0; processStart(conmonPid) !== undefined && waited < conmonEndMs; waited += conmonPollMs) await sleep(conmonPollMs);
+    for (const name of ['exits', 'persist', 'conmon.pid', 'pid', 'log']) await rm(this.#files.at(name), { recursive: true, force: true });
+    this.#record = { ...record, process: undefined };
+    await this.#files.writeRecord(this.#record);
   }
 
   healthy(): Promise<void> {
@@ -132,12 +158,13 @@ export class OciController implements Controller {
   }
 
   logs(options: LogOptions): AsyncIterable<LogRecord> {
+    if (this.#record?.logs === false) throw new AppFailure(appError('unimplemented', 'configured logging driver does not support reading'));
     return readLogFile(this.#files.log, options, () => this.#exit !== undefined || this.#closing.signal.aborted);
   }
 
   state(): ContainerState | undefined {
     const record = this.#record;
-    if (record?.process === undefined) return undefined;
+    if (record?.process?.started !== true) return undefined;
     return { containerId: record.containerId, pid: record.process.pid, startedAtMs: record.process.startedAtMs };
   }
 
@@ -145,10 +172,10 @@ export class OciController implements Controller {
     const record = this.#record;
     if (record === undefined) return undefined;
     const { containerId: id, name, image, imageId, command, createdMs, labels } = record;
-    const state = this.#exit !== undefined ? 'exited' : record.process === undefined ? 'created' : 'running';
+    const state = this.#exit !== undefined ? 'exited' : record.process?.started === true ? 'running' : 'created';
     return {
       id, name, image, imageId, command, createdMs, labels, state,
-      startedAtMs: record.process?.startedAtMs, exit: this.#exit, pid: state === 'running' ? (record.process?.pid ?? 0) : 0,
+      startedAtMs: this.state()?.startedAtMs, exit: this.#exit, pid: state === 'running' ? (record.process?.pid ?? 0) : 0,
     };
   }
 

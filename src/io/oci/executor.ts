@@ -21,6 +21,8 @@ export interface OciExecutorOptions {
   readonly runtime?: 'auto' | 'runc' | 'crun';
   /** Cgroup below which the tasks' groups are made. */
   readonly cgroupParent?: string;
+  /** Host paths that tasks on the pseudo image `host` must not see, besides the state directory and Docker's. */
+  readonly hiddenPaths?: readonly string[];
 }
 
 const taskIdPattern = /^[a-zA-Z0-9_-]{1,64}$/;
@@ -31,6 +33,7 @@ export class OciExecutor implements Executor {
   readonly #stateDir: string;
   readonly #wanted: 'auto' | 'runc' | 'crun';
   readonly #cgroupParent: string;
+  readonly #hiddenPaths: readonly string[];
   readonly #controllers = new Map<string, OciController>();
   #probe: Promise<OciProbe> | undefined;
 
@@ -41,6 +44,7 @@ export class OciExecutor implements Executor {
     this.#stateDir = path.normalize(options.stateDir).replace(/\/$/, '');
     this.#wanted = options.runtime ?? 'auto';
     this.#cgroupParent = options.cgroupParent ?? '/skein';
+    this.#hiddenPaths = [this.#stateDir, '/var/lib/docker', '/var/lib/containerd', '/var/lib/skein', ...(options.hiddenPaths ?? [])];
     this.images = new LocalImageStore(path.join(this.#stateDir, 'images'));
     this.images.usage = () => new Map([...this.#summaries()].map((container) => [container.imageId, container.id]));
   }
@@ -62,8 +66,9 @@ export class OciExecutor implements Executor {
       controller = new OciController({
         stateDir: this.#stateDir,
         images: this.images,
-        runtime: () => this.#runtime(),
+        runtime: () => this.runtime(),
         cgroupParent: this.#cgroupParent,
+        hiddenPaths: this.#hiddenPaths,
         forget: (id) => this.#controllers.delete(id),
       }, taskId);
       this.#controllers.set(taskId, controller);
@@ -101,7 +106,8 @@ export class OciExecutor implements Executor {
     }
   }
 
-  async #runtime(): Promise<Runtime> {
+  /** The runtime that the probe chose. */
+  async runtime(): Promise<Runtime> {
     const probe = await this.probe();
     if (probe.runtime === undefined) throw new AppFailure(appError('unavailable', `no OCI runtime works on this machine: ${probe.reason}`));
     await ensureDirectory(this.#runtimeRoot);

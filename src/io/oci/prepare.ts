@@ -38,6 +38,8 @@ export interface PrepareContext {
   readonly images: LocalImageStore;
   readonly files: TaskFiles;
   readonly cgroupsPath: string;
+  /** What tasks on the machine's own root must not see. */
+  readonly hiddenPaths: readonly string[];
 }
 
 export async function prepareTask(context: PrepareContext, task: Task, environment: TaskEnvironment): Promise<TaskRecord> {
@@ -57,7 +59,7 @@ export async function prepareTask(context: PrepareContext, task: Task, environme
     task, spec, environment, image: process, root: files.merged,
     mounts: [...standardMounts(files, isHost), ...own.mounts, ...secrets],
     cgroupsPath: context.cgroupsPath,
-    hiddenPaths: isHost ? [stateDir, '/var/lib/docker', '/var/lib/containerd', '/var/lib/skein'] : [],
+    hiddenPaths: isHost ? context.hiddenPaths : [],
   });
   const cwd = (config['process'] as { cwd: string }).cwd;
   await mkdir(await scopedPath(files.merged, cwd), { recursive: true });

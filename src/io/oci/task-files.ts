@@ -9,6 +9,14 @@ import type { ExitState } from '../../platform/executor.js';
 import { writeFileAtomic } from './files.js';
 import type { HealthCheck } from './health.js';
 
+export interface TaskProcess {
+  readonly pid: number;
+  readonly start: string;
+  readonly boot: string;
+  readonly startedAtMs: number;
+  readonly started: boolean;
+}
+
 export interface TaskRecord {
   readonly version: 1;
   readonly taskId: string;
@@ -26,8 +34,8 @@ export interface TaskRecord {
   readonly maxLogBytes: number;
   readonly health: HealthCheck | undefined;
   readonly anonymousVolumes: readonly string[];
-  /** Set once started; start and boot tell a recycled pid from the task's. */
-  readonly process: { readonly pid: number; readonly start: string; readonly boot: string; readonly startedAtMs: number } | undefined;
+  /** Set once created; `started` once told to run. start and boot tell a recycled pid from the task's. */
+  readonly process: TaskProcess | undefined;
 }
 
 export class TaskFiles {

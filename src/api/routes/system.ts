@@ -130,7 +130,7 @@ function engineInfo(backend: NodeBackend, description: NodeDescription): JsonObj
     Driver: 'overlay2', DriverStatus: [['Backing Filesystem', 'overlayfs']],
     Plugins: { Volume: ['local'], Network: ['overlay'], Authorization: null, Log: ['json-file'] },
     MemoryLimit: true, SwapLimit: true, CpuCfsPeriod: true, CpuCfsQuota: true, CPUShares: true, CPUSet: true,
-    PidsLimit: true, IPv4Forwarding: true, OomKillDisable: false, Debug: false, NFd: 0, NGoroutines: 0, NEventsListener: 0,
+    PidsLimit: true, IPv4Forwarding: true, BridgeNfIptables: true, BridgeNfIp6tables: true, OomKillDisable: false, Debug: false, NFd: 0, NGoroutines: 0, NEventsListener: 0,
     LoggingDriver: 'json-file', CgroupDriver: 'cgroupfs', CgroupVersion: '2',
     IndexServerAddress: 'https://index.docker.io/v1/',
     RegistryConfig: { InsecureRegistryCIDRs: [], IndexConfigs: {}, Mirrors: null },

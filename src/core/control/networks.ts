@@ -13,7 +13,7 @@ import type { ReadTx } from '../store/view.js';
 import { change, rpcFail, type Change, type ChangeContext } from './context.js';
 import { find } from './lookup.js';
 import { networkTargets, usesIngress } from './service-checks.js';
-import { containsAddress, containsRange, overlaps, parseSubnet, type AddressRange } from './subnet.js';
+import { addressText, containsAddress, containsRange, overlaps, parseSubnet, type AddressRange } from './subnet.js';
 import { checkAnnotations, checkDriver, firstRefusal, invalid, type Refusal } from './validate.js';
 
 const INTERNAL_LABEL = 'com.docker.swarm.internal';
@@ -81,7 +81,8 @@ function checkIpamConfig(config: IPAMConfig): Refusal {
   const subnet = parseSubnet(config.subnet);
   if (subnet === undefined) return invalid(`ipam configuration: invalid subnet ${config.subnet}`);
   if (!subnet.canonical) {
-    return invalid(`ipam configuration: invalid subnet ${config.subnet}: it has bits set behind the prefix`);
+    return fail('invalid_argument', `invalid network config:\ninvalid subnet ${config.subnet}: it should be `
+      + `${addressText(subnet.family, subnet.first)}/${subnet.prefix}`);
   }
   if (subnet.family === 4 && (subnet.prefix > 29 || subnet.prefix < 8)) {
     return invalid(`ipam configuration: invalid subnet ${config.subnet}: the prefix length must be between 8 and 29`);

@@ -68,3 +68,12 @@ export function containsAddress(range: AddressRange, text: string): boolean {
 export function containsRange(outer: AddressRange, inner: AddressRange): boolean {
   return outer.family === inner.family && inner.first >= outer.first && inner.last <= outer.last;
 }
+
+/** The address as text; IPv6 without compression of zero groups. */
+export function addressText(family: 4 | 6, value: bigint): string {
+  const groups = family === 4 ? 4 : 8;
+  const bits = family === 4 ? 8n : 16n;
+  const mask = (1n << bits) - 1n;
+  const parts = Array.from({ length: groups }, (_, i) => (value >> (bits * BigInt(groups - 1 - i))) & mask);
+  return family === 4 ? parts.join('.') : parts.map((part) => part.toString(16)).join(':');
+}

@@ -1,20 +1,15 @@
 // NodeBackend and ManagerBackend: what the HTTP API needs of the running node. The daemon implements them; the API
 // holds no state of its own.
 
+import type { ChangeContext } from '../core/control/context.js';
 import type { ReadTx, StoreEvent } from '../core/store/view.js';
-import type { NewId } from '../lib/ids.js';
 import type { Result } from '../lib/result.js';
 import type {
   LogMessage, LogSelector, LogSubscriptionOptions, StoreAction,
 } from '../model/proto/swarmkit_pb.js';
 import type { Executor } from '../platform/executor.js';
 
-/** What a change may use besides the view: the time and fresh random ids and bytes, taken outside the core. */
-export interface ChangeContext {
-  readonly nowMs: number;
-  readonly newId: NewId;
-  readonly randomBytes: (length: number) => Uint8Array;
-}
+export type { ChangeContext };
 
 export interface ManagerBackend {
   /** The replica's current state. */

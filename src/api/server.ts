@@ -1,0 +1,142 @@
+// startApi: the Docker Engine API on a unix socket. Takes paths with and without a version prefix, answers errors as
+// {"message": ...}, ends work when clients leave, and holds no state of its own.
+
+import http, { type IncomingMessage, type ServerResponse } from 'node:http';
+import { chmod, lstat, unlink } from 'node:fs/promises';
+import net from 'node:net';
+import createRouter from 'find-my-way';
+import type { Logger } from 'pino';
+import { AppFailure } from '../lib/result.js';
+import { apiVersion, engineVersion, minApiVersion } from '../lib/version.js';
+import type { NodeBackend } from './backend.js';
+import { failure } from './errors.js';
+import { Call, type Handler } from './http.js';
+import { routes } from './routes/index.js';
+
+const MAX_CONNECTIONS = 1024;
+const HEADERS_TIMEOUT_MS = 30_000;
+const MAX_HEADER_BYTES = 128 * 1024;
+
+export interface ApiOptions {
+  readonly socketPath: string;
+  readonly backend: NodeBackend;
+  readonly logger: Logger;
+}
+
+export interface ApiServer {
+  close(): Promise<void>;
+}
+
+type Router = ReturnType<typeof createRouter<createRouter.HTTPVersion.V1>>;
+
+export async function startApi(options: ApiOptions): Promise<ApiServer> {
+  await removeStale(options.socketPath);
+  const router = createRouter({ caseSensitive: true, maxParamLength: 4096, ignoreTrailingSlash: true });
+  for (const [method, path, handler] of routes()) {
+    router.on(method as createRouter.HTTPMethod, path, () => undefined, handler);
+  }
+  const closing = new AbortController();
+  const server = http.createServer({ maxHeaderSize: MAX_HEADER_BYTES }, (request, response) => {
+    void serve(options, router, closing.signal, request, response);
+  });
+  server.maxConnections = MAX_CONNECTIONS;
+  server.headersTimeout = HEADERS_TIMEOUT_MS;
+  // Image uploads and log streams take as long as they take.
+  server.requestTimeout = 0;
+  await new Promise<void>((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(options.socketPath, resolve);
+  });
+  await chmod(options.socketPath, 0o660);
+  return {
+    async close() {
+      closing.abort();
+      const closed = new Promise<void>((resolve) => server.close(() => resolve()));
+      server.closeAllConnections();
+      await closed;
+    },
+  };
+}
+
+/** Removes the socket a killed agent left behind; refuses when somebody still answers on it. */
+async function removeStale(path: string): Promise<void> {
+  const found = await lstat(path).catch(() => undefined);
+  if (found === undefined) return;
+  if (!found.isSocket()) throw new Error(`${path} exists and is not a socket`);
+  const alive = await new Promise<boolean>((resolve) => {
+    const probe = net.connect(path);
+    probe.once('connect', () => { probe.destroy(); resolve(true); });
+    probe.once('error', () => resolve(false));
+  });
+  if (alive) throw new Error(`${path} is in use by another process`);
+  await unlink(path);
+}
+
+interface Target {
+  readonly path: string;
+  readonly query: URLSearchParams;
+  readonly minor: number;
+}
+
+function targetOf(url: string): Target {
+  const at = url.indexOf('?');
+  const query = new URLSearchParams(at < 0 ? '' : url.slice(at + 1));
+  const full = at < 0 ? url : url.slice(0, at);
+  const match = /^\/v([0-9]+)\.([0-9]+)(\/.*)$/.exec(full);
+  const newest = Number(apiVersion.split('.')[1]);
+  if (match === null) return { path: full, query, minor: newest };
+  const minor = Number(match[2]);
+  const asked = `${match[1]}.${match[2]}`;
+  if (match[1] !== '1' || minor > newest) {
+    throw failure('invalid_argument', `client version ${asked} is too new. Maximum supported API version is ${apiVersion}`);
+  }
+  if (minor < Number(minApiVersion.split('.')[1])) {
+    throw failure('invalid_argument', `client version ${asked} is too old. Minimum supported API version is `
+      + `${minApiVersion}, please upgrade your client to a newer version`);
+  }
+  return { path: match[3] ?? '/', query, minor };
+}
+
+async function serve(
+  options: ApiOptions, router: Router, closing: AbortSignal, request: IncomingMessage, response: ServerResponse,
+): Promise<void> {
+  const { backend, logger } = options;
+  response.setHeader('Api-Version', apiVersion);
+  response.setHeader('Docker-Experimental', 'false');
+  response.setHeader('Ostype', 'linux');
+  response.setHeader('Server', `Docker/${engineVersion} (linux)`);
+  const gone = new AbortController();
+  response.once('close', () => gone.abort());
+  response.on('error', () => gone.abort());
+  const signal = AbortSignal.any([gone.signal, closing]);
+  const base = { backend, logger, request, response, signal };
+  let call = new Call({ ...base, params: {}, query: new URLSearchParams(), minor: 0 });
+  try {
+    const target = targetOf(request.url ?? '/');
+    const found = router.find((request.method ?? 'GET') as createRouter.HTTPMethod, target.path);
+    call = new Call({ ...base, params: found?.params ?? {}, query: target.query, minor: target.minor });
+    if (found === null) throw failure('not_found', 'page not found');
+    await (found.store as Handler)(call);
+  } catch (error) {
+    answerFailure(call, error);
+  }
+}
+
+function answerFailure(call: Call, error: unknown): void {
+  const { response, logger } = call;
+  if (call.signal.aborted) {
+    response.destroy();
+    return;
+  }
+  const expected = error instanceof AppFailure;
+  if (!expected) {
+    logger.error({ err: error, method: call.request.method, url: call.request.url }, 'request failed');
+  }
+  if (response.headersSent) {
+    response.destroy();
+    return;
+  }
+  // An unread body would block the connection's next request.
+  if (!call.request.complete) response.setHeader('Connection', 'close');
+  call.fail(expected ? error : failure('internal', error instanceof Error ? error.message : String(error)));
+}

@@ -1,0 +1,96 @@
+// Nodes: update of labels, availability and role, and removal. Removing a node bars its certificate and orphans its
+// tasks, in the same command.
+
+import { clone, create } from '@bufbuild/protobuf';
+import { durationMs, timestampFromMs } from '../../lib/time.js';
+import type { Result } from '../../lib/result.js';
+import {
+  BlacklistedCertificateEntrySchema, BlacklistedCertificateSchema, ClusterSchema, NodeRole, NodeSchema,
+  NodeStatus_State, TaskSchema, TaskState, TaskStatusSchema, type NodeSpec, type StoreAction,
+} from '../../model/proto/swarmkit_pb.js';
+import { compareText } from '../../model/pairs.js';
+import { removeAction, updateAction } from '../store/actions.js';
+import type { ReadTx } from '../store/view.js';
+import { change, outOfSequence, rpcFail, type Change, type ChangeContext } from './context.js';
+import { find } from './lookup.js';
+
+const DEFAULT_CERT_EXPIRY_MS = 2160 * 3600 * 1000;
+
+export interface NodeUpdate {
+  readonly id: string;
+  readonly version: bigint;
+  readonly spec: NodeSpec;
+}
+
+export function updateNode(view: ReadTx, request: NodeUpdate): Result<Change<void>> {
+  const found = find(view, 'node', request.id);
+  if (!found.ok) return found;
+  const current = found.value;
+  const oldRole = current.spec?.desiredRole ?? NodeRole.WORKER;
+  const newRole = request.spec.desiredRole;
+  if (oldRole === NodeRole.MANAGER && newRole === NodeRole.WORKER) {
+    const managers = view.list('node').filter((node) => node.role === NodeRole.MANAGER);
+    if (managers.length <= 1) {
+      return rpcFail('failed_precondition', 'attempting to demote the last manager of the swarm');
+    }
+    return rpcFail('failed_precondition', "can't remove member from the raft: this would result in a loss of quorum");
+  }
+  if (oldRole === NodeRole.WORKER && newRole === NodeRole.MANAGER) {
+    return rpcFail('unimplemented', 'promotion of workers needs the multi-manager release: not supported yet');
+  }
+  if (current.meta?.version?.index !== request.version) return outOfSequence();
+  const next = clone(NodeSchema, current);
+  const membership = current.spec?.membership;
+  next.spec = request.spec;
+  if (membership !== undefined) next.spec.membership = membership;
+  return change([updateAction('node', next)], undefined);
+}
+
+export function removeNode(
+  view: ReadTx, request: { readonly id: string; readonly force: boolean }, context: ChangeContext,
+): Result<Change<void>> {
+  const found = find(view, 'node', request.id);
+  if (!found.ok) return found;
+  const node = found.value;
+  if (node.spec?.desiredRole === NodeRole.MANAGER || node.role === NodeRole.MANAGER) {
+    return rpcFail('failed_precondition', `node ${node.id} is a cluster manager and is a member of the raft cluster. `
+      + 'It must be demoted to worker before removal');
+  }
+  if (!request.force && node.status?.state === NodeStatus_State.READY) {
+    return rpcFail('failed_precondition', `node ${node.id} is not down and can't be removed`);
+  }
+  const actions: StoreAction[] = [removeAction('node', node)];
+  const barred = barCertificate(view, node.id, context.nowMs);
+  if (barred !== undefined) actions.push(barred);
+  actions.push(...orphanTasks(view, node.id, context.nowMs));
+  return change(actions, undefined);
+}
+
+/** The removed node's certificate stays refused until no certificate of it can be valid any more. */
+function barCertificate(view: ReadTx, nodeId: string, nowMs: number): StoreAction | undefined {
+  const current = view.cluster();
+  if (current === undefined) return undefined;
+  const cluster = clone(ClusterSchema, current);
+  const configured = durationMs(cluster.spec?.caConfig?.nodeCertExpiry);
+  const expiryMs = nowMs + (configured === 0 ? DEFAULT_CERT_EXPIRY_MS : configured);
+  cluster.blacklistedCertificates = [
+    ...cluster.blacklistedCertificates.filter((entry) => entry.key !== nodeId),
+    create(BlacklistedCertificateEntrySchema, {
+      key: nodeId, value: create(BlacklistedCertificateSchema, { expiry: timestampFromMs(expiryMs) }),
+    }),
+  ].sort((a, b) => compareText(a.key, b.key));
+  return updateAction('cluster', cluster);
+}
+
+function orphanTasks(view: ReadTx, nodeId: string, nowMs: number): StoreAction[] {
+  return view.tasksOfNode(nodeId)
+    .filter((task) => (task.status?.state ?? TaskState.NEW) <= TaskState.RUNNING)
+    .map((task) => {
+      const next = clone(TaskSchema, task);
+      next.status = create(TaskStatusSchema, {
+        timestamp: timestampFromMs(nowMs), state: TaskState.ORPHANED,
+        message: 'Task belonged to a node that has been deleted',
+      });
+      return updateAction('task', next);
+    });
+}

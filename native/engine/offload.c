@@ -64,12 +64,12 @@ static bool checksum_ok(const Packet *p) {
 
 static bool may_coalesce(const Packet *p) {
   return p->ethertype == ETHERTYPE_IPV4 && p->protocol == PROTOCOL_TCP && !p->fragment && p->l4 == ETH_SIZE + IP_SIZE &&
-         (p->tcp_flags & ~TCP_PSH) == TCP_ACK && p->size - p->payload >= GSO_SIZE_MIN && p->head == p->size &&
+         (p->tcp_flags & ~TCP_PSH) == TCP_ACK && p->size > p->payload && p->head == p->size &&
          p->vnet.gso_type == GSO_NONE && checksum_ok(p);
 }
 
 bool coalescer_start(Coalescer *c, const Packet *p, uint32_t vni, uint32_t vtep) {
-  if (!may_coalesce(p)) return false;
+  if (p->size - p->payload < GSO_SIZE_MIN || !may_coalesce(p)) return false;
   c->active = true;
   c->vni = vni;
   c->vtep = vtep;

@@ -139,7 +139,7 @@ static void fuzz_frame(void) {
   if (packet_parse(&p, frame, head, size, &vnet) == DROP_NONE) {
     Coalescer coalescer = {0};
     Packet q = p;
-    if (coalescer_start(&coalescer, &q, 1, 1)) coalescer_append(&coalescer, &q, 1, 1);
+    if (coalescer_start(&coalescer, &q, 1, 1, test_random() & 1)) coalescer_append(&coalescer, &q, 1, 1, test_random() & 1);
     if (origin.kind == ORIGIN_VXLAN) offload_receive(&p, 1450);
     Verdict verdict = program_run(&program, &p, &origin);
     verdicts[verdict.kind]++;

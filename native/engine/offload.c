@@ -62,14 +62,14 @@ static bool checksum_ok(const Packet *p) {
   return csum_fold(csum_add(p->frame + p->l4, p->size - p->l4, sum)) == 0xffff;
 }
 
-static bool may_coalesce(const Packet *p) {
+static bool may_coalesce(const Packet *p, bool verified) {
   return p->ethertype == ETHERTYPE_IPV4 && p->protocol == PROTOCOL_TCP && !p->fragment && p->l4 == ETH_SIZE + IP_SIZE &&
-         (p->tcp_flags & ~TCP_PSH) == TCP_ACK && p->size - p->payload >= GSO_SIZE_MIN && p->head == p->size &&
-         p->vnet.gso_type == GSO_NONE && checksum_ok(p);
+         (p->tcp_flags & ~TCP_PSH) == TCP_ACK && p->size > p->payload && p->head == p->size &&
+         p->vnet.gso_type == GSO_NONE && (verified || checksum_ok(p));
 }
 
-bool coalescer_start(Coalescer *c, const Packet *p, uint32_t vni, uint32_t vtep) {
-  if (!may_coalesce(p)) return false;
+bool coalescer_start(Coalescer *c, const Packet *p, uint32_t vni, uint32_t vtep, bool verified) {
+  if (p->size - p->payload < GSO_SIZE_MIN || !may_coalesce(p, verified)) return false;
   c->active = true;
   c->vni = vni;
   c->vtep = vtep;
@@ -81,7 +81,7 @@ bool coalescer_start(Coalescer *c, const Packet *p, uint32_t vni, uint32_t vtep)
   return true;
 }
 
-bool coalescer_append(Coalescer *c, const Packet *p, uint32_t vni, uint32_t vtep) {
+bool coalescer_append(Coalescer *c, const Packet *p, uint32_t vni, uint32_t vtep, bool verified) {
   if (!c->active || c->ended || c->count == COALESCE_MAX || c->vni != vni || c->vtep != vtep) return false;
   const Packet *first = &c->packet;
   uint32_t size = p->size - p->payload;
@@ -93,7 +93,7 @@ bool coalescer_append(Coalescer *c, const Packet *p, uint32_t vni, uint32_t vtep
   b += p->l4;
   if (memcmp(a, b, 4) != 0 || load_be32(b + 4) != c->next_sequence || memcmp(a + 8, b + 8, 5) != 0) return false; // ports, ack, offset
   if (memcmp(a + 14, b + 14, 2) != 0 || memcmp(a + 18, b + 18, p->payload - p->l4 - 18u) != 0) return false; // window, urgent, options
-  if (!may_coalesce(p)) return false;
+  if (!may_coalesce(p, verified)) return false;
   c->payloads[c->count++] = (struct iovec){p->frame + p->payload, size};
   c->payload_size += size;
   c->next_sequence += size;

@@ -32,10 +32,11 @@ typedef struct Coalescer {
   bool ended;
   struct iovec payloads[COALESCE_MAX];
 } Coalescer;
-// True if the packet may start a super-frame; fills the coalescer.
-bool coalescer_start(Coalescer *c, const Packet *p, uint32_t vni, uint32_t vtep);
+// True if the packet may start a super-frame; fills the coalescer. verified: a checksum that covers the whole packet
+// was already checked (the outer one of datagrams that the kernel glued: it glues no others), so the inner is not.
+bool coalescer_start(Coalescer *c, const Packet *p, uint32_t vni, uint32_t vtep, bool verified);
 // True if the packet was appended.
-bool coalescer_append(Coalescer *c, const Packet *p, uint32_t vni, uint32_t vtep);
+bool coalescer_append(Coalescer *c, const Packet *p, uint32_t vni, uint32_t vtep, bool verified);
 // Writes the headers and the virtio header of the super-frame; payloads[1..] follow packet.frame[0..head].
 void coalescer_finish(Coalescer *c);
 

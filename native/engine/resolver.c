@@ -142,7 +142,10 @@ static void on_udp(Resolver *r, uint32_t index) {
 static void on_listen(Resolver *r, uint32_t index) {
   int fd = accept4(r->sandboxes[index].tcp_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (fd < 0) return;
-  for (uint32_t i = 0; i < TCP_CONNECTIONS_MAX; i++) {
+  // No sandbox may take the places of all others.
+  uint32_t held = 0;
+  for (uint32_t i = 0; i < TCP_CONNECTIONS_MAX; i++) held += r->connections[i].fd >= 0 && r->connections[i].sandbox == index;
+  for (uint32_t i = 0; held < TCP_CONNECTIONS_SANDBOX_MAX && i < TCP_CONNECTIONS_MAX; i++) {
     Connection *c = &r->connections[i];
     if (c->fd >= 0) continue;
     c->fd = fd;

@@ -5,7 +5,7 @@
 #include "../packet/program.h"
 #include <pthread.h>
 
-enum { RESOLVER_SANDBOXES_MAX = 2048, MISSES_MAX = 1024, TCP_CONNECTIONS_MAX = 256, MISS_TIMEOUT_MS = 10000, TCP_IDLE_MS = 10000, QUERY_MAX = 2048 };
+enum { RESOLVER_SANDBOXES_MAX = 2048, MISSES_MAX = 1024, TCP_CONNECTIONS_MAX = 256, TCP_CONNECTIONS_SANDBOX_MAX = 32, MISS_TIMEOUT_MS = 10000, TCP_IDLE_MS = 10000, QUERY_MAX = 2048 };
 
 typedef struct ResolverSandbox {
   bool used, forwards;

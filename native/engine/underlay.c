@@ -66,7 +66,7 @@ static void flush(Engine *engine) {
   forward(engine, &c->packet, &origin, c->payloads + 1, c->count - 1);
 }
 
-static void receive_packet(Engine *engine, uint8_t *data, uint32_t size, uint32_t vtep) {
+static void receive_packet(Engine *engine, uint8_t *data, uint32_t size, uint32_t vtep, bool verified) {
   static const VnetHeader plain;
   uint32_t vni;
   engine->counters.vxlan_rx++;
@@ -81,9 +81,9 @@ static void receive_packet(Engine *engine, uint8_t *data, uint32_t size, uint32_
     engine_count_drop(engine, reason);
     return;
   }
-  if (coalescer_append(&engine->coalescer, &p, vni, vtep)) return;
+  if (coalescer_append(&engine->coalescer, &p, vni, vtep, verified)) return;
   flush(engine);
-  if (p.size - ETH_SIZE <= inner_packet_max(engine) && coalescer_start(&engine->coalescer, &p, vni, vtep)) return;
+  if (p.size - ETH_SIZE <= inner_packet_max(engine) && coalescer_start(&engine->coalescer, &p, vni, vtep, verified)) return;
   offload_receive(&p, inner_packet_max(engine));
   Origin origin = {.kind = ORIGIN_VXLAN, .vni = vni, .vtep = vtep};
   forward(engine, &p, &origin, NULL, 0);
@@ -116,7 +116,7 @@ void underlay_receive(Engine *engine) {
     uint32_t step = gro_size(message, size);
     uint8_t *data = engine->buffers[i] + HEADROOM;
     for (uint32_t at = 0; at < size; at += step)
-      receive_packet(engine, data + at, size - at < step ? size - at : step, engine->addresses[i].sin_addr.s_addr);
+      receive_packet(engine, data + at, size - at < step ? size - at : step, engine->addresses[i].sin_addr.s_addr, step < size);
   }
   flush(engine);
 }

@@ -2,7 +2,7 @@
 // Theory: a packet to one of the node's own addresses and a published port gets the engine's reserved address as
 // destination (client address kept) and so is routed to the host TAP; 127.0.0.0/8 sources get the TAP's address,
 // because nothing else may leave with them. What leaves the gateway bridge network is masqueraded, and nobody outside
-// may start a connection into it but through a published port.
+// may start a connection into it but through a published port. Tunnel packets are not worth a conntrack entry each.
 #include "nft.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -64,6 +64,12 @@ bool nft_install(const ProgramConfig *config, uint8_t gateway_prefix, const char
     "add chain inet skein output { type nat hook output priority -100 ; }\n"
     "add chain inet skein postrouting { type nat hook postrouting priority 100 ; }\n"
     "add chain inet skein forward { type filter hook forward priority 0 ; }\n"
+    "add chain inet skein untracked_in { type filter hook prerouting priority -300 ; }\n"
+    "add chain inet skein untracked_out { type filter hook output priority -300 ; }\n"
+    "flush chain inet skein untracked_in\n"
+    "flush chain inet skein untracked_out\n"
+    "add rule inet skein untracked_in udp dport %u notrack\n"
+    "add rule inet skein untracked_out udp dport %u notrack\n"
     "flush chain inet skein prerouting\n"
     "flush chain inet skein output\n"
     "flush chain inet skein postrouting\n"
@@ -75,7 +81,7 @@ bool nft_install(const ProgramConfig *config, uint8_t gateway_prefix, const char
     "add rule inet skein forward oifname \"%s\" ct state established,related accept\n"
     "add rule inet skein forward oifname \"%s\" ct status dnat accept\n"
     "add rule inet skein forward oifname \"%s\" drop\n",
-    published, published, device, gateway, device, subnet, gateway_prefix, device, device, device);
+    config->vxlan_port, config->vxlan_port, published, published, device, gateway, device, subnet, gateway_prefix, device, device, device);
   return run_nft(script, (size_t)size, error, error_size);
 }
 

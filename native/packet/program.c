@@ -350,6 +350,26 @@ static bool is_group(uint32_t address) {
   return host >> 28 == 14 || host == 0xffffffff || host >> 24 == 0;
 }
 
+// A UDP server on the wildcard address answers an outside client with the address of its default route, not with the
+// one it was asked at; the flow is found by trying the sandbox's other addresses. TCP never does this.
+static bool by_flow_of_sibling(Context *c, Verdict *verdict) {
+  const Sandbox *sandbox = c->origin->interface->sandbox;
+  if (c->p->protocol != PROTOCOL_UDP) return false;
+  for (uint32_t i = 0; i < sandbox->count; i++) {
+    const Interface *sibling = &sandbox->interfaces[i];
+    for (uint32_t k = 0; sibling->scope != SCOPE_GATEWAY && k < sibling->address_count; k++) {
+      FlowKey key = packet_key(c);
+      key.scope = sibling->scope;
+      key.source = sibling->addresses[k];
+      FlowRef found = flow_find(&c->program->flows, &key);
+      if (!found.flow || found.direction != 1) continue;
+      *verdict = send_by_flow(c, found.flow, 1);
+      return true;
+    }
+  }
+  return false;
+}
+
 static Verdict from_gateway_interface(Context *c, const Interface *owner) {
   Program *program = c->program;
   Packet *p = c->p;
@@ -381,6 +401,7 @@ static Verdict from_interface(Context *c) {
   if (p->fragment && !p->fragment_first) return send_fragment(c);
   Verdict verdict;
   if (by_flow(c, &verdict)) return verdict;
+  if (interface->scope == SCOPE_GATEWAY && owner == interface && by_flow_of_sibling(c, &verdict)) return verdict;
   if (interface->scope == SCOPE_GATEWAY) return from_gateway_interface(c, owner);
   if (owner != interface) return drop(DROP_SPOOFED_SOURCE);
   Service *service = snapshot_service(program->tables, c->scope, p->destination);

@@ -238,7 +238,7 @@ export class World {
   }
 
   ping(netns: string, host: string, ...more: string[]): Promise<Output> {
-    return this.run(netns, ['ping', '-n', '-c', '2', '-i', '0.2', '-W', '1', ...more, host]);
+    return this.run(netns, ['busybox', 'ping', '-c', '2', '-i', '0.2', '-W', '1', ...more, host]);
   }
 
   spawn(netns: string, command: readonly string[]): Program {

@@ -35,6 +35,7 @@ export class Channel {
   #nextId = 1n;
   #pieces: Buffer = Buffer.alloc(0);
   #closed = false;
+  #foreignAbi = false;
   onMiss: (body: Buffer) => void = () => {};
   onClose: () => void = () => {};
 
@@ -58,6 +59,11 @@ export class Channel {
 
   get closed(): boolean {
     return this.#closed;
+  }
+
+  /** The other side speaks another ABI: it is of another version of this project. */
+  get foreignAbi(): boolean {
+    return this.#foreignAbi;
   }
 
   request(type: number, body: Uint8Array, timeoutMs = 30_000): Promise<Buffer> {
@@ -102,6 +108,7 @@ export class Channel {
       const abi = this.#pieces.readUInt16LE(6);
       const id = this.#pieces.readBigUInt64LE(8);
       if (size > FRAME_SIZE_MAX || abi !== ABI_VERSION) {
+        this.#foreignAbi = abi !== ABI_VERSION;
         this.#socket.destroy();
         return;
       }

@@ -4,8 +4,8 @@
 // connection is lost the client connects again, spawning a process if none answers, and then calls the onRestart
 // handlers: the owner sends everything again (all calls are idempotent, so it does no harm if the process was there).
 
-import { execFile, spawn } from 'node:child_process';
-import { closeSync, mkdirSync, openSync } from 'node:fs';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { closeSync, mkdirSync, openSync, readFileSync } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -185,11 +185,13 @@ export class DatapathClient implements DataPlane {
   async #connectOrSpawn(): Promise<Channel> {
     const running = await this.#connect();
     if (running) return running;
-    this.#spawn();
+    let child = this.#spawn();
     const deadline = Date.now() + START_TIMEOUT_MS;
     while (Date.now() < deadline) {
       const channel = await this.#connect();
       if (channel) return channel;
+      // It ends at once while the one before it still holds the lock.
+      if (child.exitCode !== null) child = this.#spawn();
       await sleep(CONNECT_INTERVAL_MS);
     }
     throw new AppFailure(appError('unavailable', `data plane did not start; see ${this.#logPath()}`));
@@ -206,7 +208,9 @@ export class DatapathClient implements DataPlane {
     }
     const hello = await channel.request(FrameType.hello, NOTHING, START_TIMEOUT_MS).catch((error: unknown) => {
       channel.close();
-      // A process that was killed while it answered is no process; one of another ABI is an error to show.
+      // An older or newer version holds the directory: its devices, namespaces and flows are taken over, it is not.
+      if (channel.foreignAbi) this.#replace();
+      // A process that was killed while it answered is no process.
       if (error instanceof AppFailure && error.code === 'unavailable') return undefined;
       throw error;
     });
@@ -222,6 +226,18 @@ export class DatapathClient implements DataPlane {
     return channel;
   }
 
+  /** Ends the process named by the pid file, if it is a data plane. */
+  #replace(): void {
+    try {
+      const pid = Number(readFileSync(path.join(this.#options.runDir, 'datapath.pid'), 'utf8'));
+      if (!readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('skein-datapath')) return;
+      this.#options.log?.('datapath of another ABI is replaced', { pid });
+      process.kill(pid, 'SIGTERM');
+    } catch (error) {
+      this.#options.log?.('datapath of another ABI cannot be replaced', { error: String(error) });
+    }
+  }
+
   #command(args: readonly string[]): [string, string[]] {
     const [command, ...rest] = [...(this.#options.prefix ?? []), this.#options.binary, ...args];
     return [command as string, rest];
@@ -231,7 +247,7 @@ export class DatapathClient implements DataPlane {
     return path.join(this.#options.runDir, 'datapath.log');
   }
 
-  #spawn(): void {
+  #spawn(): ChildProcess {
     mkdirSync(this.#options.runDir, { recursive: true });
     const log = openSync(this.#logPath(), 'a', 0o600);
     const flows = this.#options.flows === undefined ? [] : ['--flows', String(this.#options.flows)];
@@ -240,6 +256,7 @@ export class DatapathClient implements DataPlane {
     closeSync(log);
     child.on('error', (error) => this.#options.log?.('datapath failed to start', { error: error.message }));
     child.unref();
+    return child;
   }
 
   #lost(): void {

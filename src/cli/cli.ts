@@ -1,0 +1,120 @@
+// The `skein` command line. Expected failures print one line to stderr and exit 1; `--json` where a script would read.
+
+import { Command, InvalidArgumentError } from 'commander';
+import { AppFailure, unwrap } from '../lib/result.js';
+import { AGENT_DEFAULTS, agentOptions, type AgentOptions } from '../daemon/options.js';
+import { runAgent } from '../daemon/agent.js';
+import { labDown, labExec, labList, labUp, nodeInfo } from '../lab/lab.js';
+import type { LabRequest } from '../lab/plan.js';
+import { labNames } from '../lab/teardown.js';
+import { doctor } from './doctor.js';
+import { demo } from './demo.js';
+
+const LAB_DEFAULT = 'lab';
+
+function integer(text: string): number {
+  if (!/^\d{1,4}$/.test(text)) throw new InvalidArgumentError('a whole number is needed');
+  return Number(text);
+}
+
+function choice<T extends string>(...choices: T[]): (text: string) => T {
+  return (text) => {
+    if (!(choices as string[]).includes(text)) throw new InvalidArgumentError(`must be one of ${choices.join(', ')}`);
+    return text as T;
+  };
+}
+
+export async function runCli(args: readonly string[]): Promise<number> {
+  let exitCode = 0;
+  const program = new Command('skein').description('Swarm mode as a userspace networking layer').enablePositionalOptions();
+  addAgent(program);
+  addLab(program, (code) => {
+    exitCode = code;
+  });
+  program.command('doctor').description('what the kernel offers, and which engine and runtime will be used')
+    .option('--json', 'for scripts', false)
+    .option('--runtime <runtime>', 'auto, oci or docker', choice('auto', 'oci', 'docker'), 'auto')
+    .option('--docker-socket <path>', 'the local Engine\'s socket', AGENT_DEFAULTS.dockerSocket)
+    .action(async (options) => {
+      exitCode = await doctor(options);
+    });
+  program.command('demo').description('a swarm of one manager and two workers that serves a port from every node')
+    .option('--once', 'check everything, tear down, exit 1 if anything is wrong', false)
+    .action(async (options: { once: boolean }) => {
+      exitCode = await demo(options.once);
+    });
+  try {
+    await program.parseAsync([...args], { from: 'user' });
+  } catch (error) {
+    if (!(error instanceof AppFailure)) throw error;
+    console.error(`skein: ${error.message}`);
+    return 1;
+  }
+  return exitCode;
+}
+
+function addAgent(program: Command): void {
+  program.command('agent').description('run this node\'s agent')
+    .option('--config <file>', 'YAML or JSON file with the options below in camel case')
+    .option('--hostname <name>', 'name shown by docker node ls')
+    .option('--state-dir <path>', `default ${AGENT_DEFAULTS.stateDir}`)
+    .option('--run-dir <path>', `default ${AGENT_DEFAULTS.runDir}`)
+    .option('--socket <path>', `where the Docker API is served; default ${AGENT_DEFAULTS.socket}`)
+    .option('--listen-addr <addr>', `default ${AGENT_DEFAULTS.listenAddr}`)
+    .option('--advertise-addr <addr>', 'address or interface told to other nodes')
+    .option('--data-path-addr <addr>', 'address or interface for VXLAN; default: the advertised address')
+    .option('--engine <engine>', 'auto or userspace')
+    .option('--runtime <runtime>', 'auto, oci or docker')
+    .option('--docker-socket <path>', `the local Engine's socket; default ${AGENT_DEFAULTS.dockerSocket}`)
+    .option('--gateway-bridge <cidr>', `default ${AGENT_DEFAULTS.gatewayBridge}`)
+    .option('--log-level <level>', `default ${AGENT_DEFAULTS.logLevel}`)
+    .action(async ({ config, ...flags }: Partial<AgentOptions> & { config?: string }) => {
+      unwrap(await runAgent(unwrap(await agentOptions(flags, config))));
+    });
+}
+
+function addLab(program: Command, exit: (code: number) => void): void {
+  const lab = program.command('lab').description('a whole swarm on this machine, one network namespace a node').enablePositionalOptions();
+  lab.command('up').description('make a lab and form its swarm')
+    .option('--managers <n>', 'managers', integer, 1)
+    .option('--workers <n>', 'workers', integer, 2)
+    .option('--name <name>', 'name of the lab', LAB_DEFAULT)
+    .option('--engine <engine>', 'auto or userspace', choice('auto', 'userspace'), 'auto')
+    .option('--runtime <runtime>', 'auto, oci or docker', choice('auto', 'oci', 'docker'), 'auto')
+    .option('--json', 'print the nodes as lab ls --json does', false)
+    .action(async ({ json, ...request }: LabRequest & { json: boolean }) => {
+      const plan = unwrap(await labUp(request, (line) => {
+        if (!json) console.log(`lab ${request.name}: ${line}`);
+      }));
+      const nodes = await Promise.all(plan.nodes.map(nodeInfo));
+      if (json) console.log(JSON.stringify(nodes, undefined, 2));
+      else for (const node of nodes) console.log(`${node.name.padEnd(4)} ${node.role.padEnd(8)} ${node.address.padEnd(15)} docker -H unix://${node.socket}`);
+    });
+  lab.command('ls').description('nodes of a lab')
+    .option('--name <name>', 'name of the lab', LAB_DEFAULT)
+    .option('--all', 'names of all labs', false)
+    .option('--json', 'for scripts', false)
+    .action(async ({ name, all, json }: { name: string; all: boolean; json: boolean }) => {
+      if (all) {
+        const names = await labNames();
+        console.log(json ? JSON.stringify(names) : names.join('\n'));
+        return;
+      }
+      const nodes = await labList(name);
+      if (json) console.log(JSON.stringify(nodes, undefined, 2));
+      else for (const node of nodes) console.log(`${node.name.padEnd(4)} ${node.role.padEnd(8)} ${node.address.padEnd(15)} agent ${node.agentPid || 'down'}, datapath ${node.datapathPid || 'down'}, ${node.socket}`);
+    });
+  lab.command('exec').description('run a command in a node\'s namespace, the docker CLI pointed at it; NODE may be "client"')
+    .option('--name <name>', 'name of the lab', LAB_DEFAULT)
+    .argument('<node>').argument('<command...>')
+    .passThroughOptions()
+    .action(async (node: string, command: string[], { name }: { name: string }) => {
+      exit(unwrap(await labExec(name, node, command)));
+    });
+  lab.command('down').description('remove a lab and everything it made')
+    .option('--name <name>', 'name of the lab', LAB_DEFAULT)
+    .action(async ({ name }: { name: string }) => {
+      unwrap(await labDown(name));
+      console.log(`lab ${name}: removed`);
+    });
+}

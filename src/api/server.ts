@@ -16,6 +16,8 @@ import { routes } from './routes/index.js';
 const MAX_CONNECTIONS = 1024;
 const HEADERS_TIMEOUT_MS = 30_000;
 const MAX_HEADER_BYTES = 128 * 1024;
+/** Of a request already answered with an error. */
+const MAX_DISCARDED_BYTES = 4 * 1024 * 1024 * 1024;
 
 export interface ApiOptions {
   readonly socketPath: string;
@@ -115,11 +117,22 @@ async function serve(
     const target = targetOf(request.url ?? '/');
     const found = router.find((request.method ?? 'GET') as createRouter.HTTPMethod, target.path);
     call = new Call({ ...base, params: found?.params ?? {}, query: target.query, minor: target.minor });
-    if (found === null) throw failure('not_found', 'page not found');
+    if (found === null || found.store === null) throw failure('not_found', 'page not found');
     await (found.store as Handler)(call);
   } catch (error) {
     answerFailure(call, error);
   }
+}
+
+/** Reads what the client still sends, within a bound: closing on it would cost the client the answer. */
+function discardBody(request: IncomingMessage): void {
+  if (request.complete) return;
+  let size = 0;
+  request.on('data', (chunk: Buffer) => {
+    size += chunk.length;
+    if (size > MAX_DISCARDED_BYTES) request.destroy();
+  });
+  request.resume();
 }
 
 function answerFailure(call: Call, error: unknown): void {
@@ -136,7 +149,6 @@ function answerFailure(call: Call, error: unknown): void {
     response.destroy();
     return;
   }
-  // An unread body would block the connection's next request.
-  if (!call.request.complete) response.setHeader('Connection', 'close');
+  discardBody(call.request);
   call.fail(expected ? error : failure('internal', error instanceof Error ? error.message : String(error)));
 }

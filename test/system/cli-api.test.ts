@@ -169,13 +169,13 @@ function suite(file: string): void {
     await good(['service', 'create', '-d', '--name', 'p', '-p', '80:80', 'app:1']);
     await bad(['service', 'create', '-d', '--name', 'web', 'app:1'], /name conflicts with an existing object: service web already exists/);
     await bad([...create, '-p', '80:80', 'app:1'], /port '80' is already in use by service 'p' \(\w{25}\) as an ingress port/);
-    await bad([...create, '--network', 'nope', 'app:1'], /network nope not found/);
+    await bad([...create, '--network', 'nope', 'app:1'], /network nope not found|No such network: nope/);
     await bad([...create, '--mount', 'type=bind,src=rel,dst=/x', 'app:1'], /must be an absolute path|must be absolute/);
     await bad([...create, '--limit-memory', '1M', 'app:1'], /Must be at least 4MiB/);
     await bad([...create, '--constraint', 'x', 'app:1'], /constraint expected one operator from ==, !=/);
     await bad([...create, '--endpoint-mode', 'dnsrr', '-p', '81:80', 'app:1'], /can't be used with dnsrr mode/);
     await bad(['service', 'inspect', 'nope'], /no such service: nope/);
-    await bad(['service', 'update', '-d', 'nope'], /service nope not found/);
+    await bad(['service', 'update', '-d', 'nope'], /service nope not found|No such service: nope/);
     await bad(['network', 'rm', 'net1'], /is in use by service/);
     await bad(['run', '--rm', 'app:1'], /running a container outside a service is not supported/);
   });

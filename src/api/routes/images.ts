@@ -59,7 +59,7 @@ async function stream(call: Call, lines: readonly JsonObject[]): Promise<void> {
 }
 
 async function load(call: Call): Promise<void> {
-  const names = await call.backend.executor.images.load(call.request as AsyncIterable<Uint8Array>);
+  const names = await call.backend.executor.images.load(call.body());
   await stream(call, names.map((name) => ({
     stream: name.startsWith('sha256:') ? `Loaded image ID: ${name}\n` : `Loaded image: ${name}\n`,
   })));
@@ -79,7 +79,7 @@ async function createOne(call: Call): Promise<void> {
   }
   const repo = call.query.get('repo') ?? '';
   const tag = call.query.get('tag') ?? '';
-  const id = await call.backend.executor.images.importTar(call.request as AsyncIterable<Uint8Array>, {
+  const id = await call.backend.executor.images.importTar(call.body(), {
     reference: repo === '' ? undefined : withTag(tag === '' ? repo : `${repo}:${tag}`),
     changes: call.query.getAll('changes').flatMap((text) => text.split('\n')).filter((text) => text !== ''),
     message: call.query.get('message') ?? '',

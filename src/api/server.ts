@@ -37,9 +37,16 @@ export async function startApi(options: ApiOptions): Promise<ApiServer> {
   for (const [method, path, handler] of routes()) {
     router.on(method as createRouter.HTTPMethod, path, () => undefined, handler);
   }
-  const closing = new AbortController();
+  // One controller per request; not AbortSignal.any on a long-lived signal, which keeps a trace of every request.
+  const open = new Set<AbortController>();
   const server = http.createServer({ maxHeaderSize: MAX_HEADER_BYTES }, (request, response) => {
-    void serve(options, router, closing.signal, request, response);
+    const gone = new AbortController();
+    open.add(gone);
+    response.once('close', () => {
+      open.delete(gone);
+      gone.abort();
+    });
+    void serve(options, router, gone, request, response);
   });
   server.maxConnections = MAX_CONNECTIONS;
   server.headersTimeout = HEADERS_TIMEOUT_MS;
@@ -52,7 +59,7 @@ export async function startApi(options: ApiOptions): Promise<ApiServer> {
   await chmod(options.socketPath, 0o660);
   return {
     async close() {
-      closing.abort();
+      for (const gone of open) gone.abort();
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       server.closeAllConnections();
       await closed;
@@ -100,17 +107,15 @@ function targetOf(url: string): Target {
 }
 
 async function serve(
-  options: ApiOptions, router: Router, closing: AbortSignal, request: IncomingMessage, response: ServerResponse,
+  options: ApiOptions, router: Router, gone: AbortController, request: IncomingMessage, response: ServerResponse,
 ): Promise<void> {
   const { backend, logger } = options;
   response.setHeader('Api-Version', apiVersion);
   response.setHeader('Docker-Experimental', 'false');
   response.setHeader('Ostype', 'linux');
   response.setHeader('Server', `Docker/${engineVersion} (linux)`);
-  const gone = new AbortController();
-  response.once('close', () => gone.abort());
   response.on('error', () => gone.abort());
-  const signal = AbortSignal.any([gone.signal, closing]);
+  const { signal } = gone;
   const base = { backend, logger, request, response, signal };
   let call = new Call({ ...base, params: {}, query: new URLSearchParams(), minor: 0 });
   try {

@@ -204,6 +204,20 @@ test('a followed log ends when the client leaves', async () => {
   await eventually(() => node.following === 0);
 });
 
+test('closing the server ends its streams', async () => {
+  const second = path.join(folder, 'second.sock');
+  const other = await startApi({ socketPath: second, backend: node, logger });
+  const request = http.request({ socketPath: second, path: '/events', agent: false }).end();
+  const answer = await new Promise<http.IncomingMessage>((resolve, reject) => {
+    request.once('response', resolve);
+    request.once('error', reject);
+  });
+  answer.on('error', () => undefined);
+  await eventually(() => node.listening === 1);
+  await other.close();
+  await eventually(() => node.listening === 0);
+});
+
 test('a client that does not read stops the source', async () => {
   node.flood = true;
   const { request, response } = open('GET', '/services/web/logs?stdout=1&follow=1');

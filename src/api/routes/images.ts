@@ -47,7 +47,8 @@ async function list(call: Call): Promise<void> {
       .some((pattern) => image.repoTags.some((tag) => matchesReference(pattern, tag)))));
   call.reply(200, [...images].sort((a, b) => b.createdMs - a.createdMs).map((image) => ({
     Id: image.id, ParentId: '', RepoTags: image.repoTags, RepoDigests: image.repoDigests,
-    Created: Math.floor(image.createdMs / 1000), Size: image.sizeBytes, SharedSize: -1, Labels: nonEmpty(labelsOf(image)) ?? null,
+    Created: Math.floor(image.createdMs / 1000), Size: image.sizeBytes, SharedSize: -1,
+    Labels: nonEmpty(labelsOf(image)) ?? null,
     Containers: -1,
   })));
 }
@@ -109,7 +110,8 @@ function imageToJson(image: ImageSummary): JsonObject {
     Id: image.id, RepoTags: image.repoTags, RepoDigests: image.repoDigests, Parent: '', Comment: '',
     Created: goTimeOfMs(image.createdMs), DockerVersion: '', Author: '', Config: image.config,
     Architecture: image.architecture, Os: image.os, Size: image.sizeBytes, VirtualSize: image.sizeBytes,
-    GraphDriver: { Data: null, Name: 'overlay2' }, RootFS: { Type: 'layers', Layers: [] }, Metadata: { LastTagTime: goTimeOfMs(undefined) },
+    GraphDriver: { Data: null, Name: 'overlay2' }, RootFS: { Type: 'layers', Layers: [] },
+    Metadata: { LastTagTime: goTimeOfMs(undefined) },
   });
 }
 

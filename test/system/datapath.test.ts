@@ -242,6 +242,17 @@ describe('datapath', { timeout: 240_000 }, () => {
     await n1.client.attach(world.attached.get('t3')!.sandbox); // repeated by an agent that restarted: nothing is disturbed
     world.service(NET_A.vni, '10.0.1.4', [backend('10.0.1.11')]);
     await world.apply();
+    // UDP has nobody to reset: the same client port goes to another backend.
+    const talk = `const u = require('dgram').createSocket('udp4'); u.bind(5555); u.on('message', (m) => console.log(String(m)));
+      setInterval(() => u.send('x', 80, '10.0.1.5'), 50);`;
+    world.service(NET_A.vni, '10.0.1.5', [backend('10.0.1.12')]);
+    await world.apply();
+    const talker = world.spawn(t3, [process.execPath, '-e', talk]);
+    await until('udp answers', () => talker.lines.some((l) => l.startsWith('t2 ')));
+    world.service(NET_A.vni, '10.0.1.5', [backend('10.0.1.11')]);
+    await world.apply();
+    await until('udp moves', () => talker.lines.some((l) => l.startsWith('t1 ')));
+    talker.stop();
     await until('reset', () => ticker.lines.some((l) => l.endsWith('ECONNRESET')), 2000);
   });
 

@@ -256,7 +256,9 @@ static void apply_commit(const Command *c) {
   uint64_t revision = control->staging.revision;
   bool ok = merge(control);
   control_drop_staging(control);
-  Snapshot *tables = ok ? store_build(&control->store, revision, ++control->generation, control->tables) : NULL;
+  uint32_t vtep;
+  abi_address(control->config.vtep, &vtep);
+  Snapshot *tables = ok ? store_build(&control->store, revision, ++control->generation, vtep, control->tables) : NULL;
   if (!tables) return refuse(c, "resource_exhausted: tables");
   Snapshot *before = control->tables;
   engine_call(control->engine, publish_tables, tables);

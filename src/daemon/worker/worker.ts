@@ -10,7 +10,7 @@ import { issuerInfo } from '../../io/x509/certificates.js';
 import { AppFailure } from '../../lib/result.js';
 import { toPairs, toRecord } from '../../model/pairs.js';
 import {
-  IssuanceStatus_State, NodeTLSInfoSchema, type NodeDescription, type SessionMessage,
+  IssuanceStatus_State, NodeImagesSchema, NodeTLSInfoSchema, type NodeDescription, type SessionMessage,
 } from '../../model/proto/swarmkit_pb.js';
 import { create } from '@bufbuild/protobuf';
 import path from 'node:path';
@@ -19,6 +19,10 @@ import { NetworkAgent } from './network.js';
 import { SessionLoop } from './session.js';
 import { Tasks } from './tasks.js';
 import { TaskStore } from './taskstore.js';
+
+const REFRESH_TIMEOUT_MS = 3000;
+/** References told to the managers; a node with more has its oldest ones left out. */
+const IMAGES_MAX = 2000;
 
 export interface WorkerOptions {
   readonly nodeId: string;
@@ -124,6 +128,14 @@ export class Worker {
     });
   }
 
+  /** The node's description changed: tells it by a new session, as SwarmKit's agents do. */
+  async refresh(): Promise<void> {
+    if (!this.connected) return;
+    this.connected = false;
+    this.session.restart();
+    await this.waitConnected(REFRESH_TIMEOUT_MS);
+  }
+
   /** The certificate changed. */
   reconnect(): void {
     this.session.restart();
@@ -163,6 +175,9 @@ export class Worker {
       const { subject, publicKey } = issuerInfo(rootCa);
       description.tlsInfo = create(NodeTLSInfoSchema, { trustRoot: Buffer.from(rootCa), certIssuerSubject: subject, certIssuerPublicKey: publicKey });
     }
+    const images = await this.options.executor.images.list();
+    const references = images.flatMap((image) => [...image.repoTags, ...image.repoDigests, image.id]).slice(0, IMAGES_MAX);
+    description.images = create(NodeImagesSchema, { references });
     this.description = description;
     return description;
   }

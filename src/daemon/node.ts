@@ -305,6 +305,7 @@ export class SkeinNode implements NodeBackend {
       vxlanPort: state.vxlanPort,
       underlayMtu: underlayMtu(dataPathHost),
       gatewayBridge: parts.options.gatewayBridge,
+      dns: parts.options.dns,
       logger: parts.logger,
       credentials: () => this.credentials(),
       managers: () => (this.state ?? state).managers.map(({ addr }) => addr),

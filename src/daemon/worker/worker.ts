@@ -4,7 +4,7 @@ import type { Logger } from 'pino';
 import type { DataPlane } from '../../platform/dataplane.js';
 import type { Executor } from '../../platform/executor.js';
 import { DATA_PATH_LABEL } from '../../core/network/rows.js';
-import { Forwarder, hostUpstreams } from '../../io/dns/forwarder.js';
+import { Forwarder, hostUpstreams, parseUpstream, type Upstream } from '../../io/dns/forwarder.js';
 import type { Credentials } from '../../io/grpc/client.js';
 import { issuerInfo } from '../../io/x509/certificates.js';
 import { AppFailure } from '../../lib/result.js';
@@ -34,6 +34,7 @@ export interface WorkerOptions {
   readonly vxlanPort: number;
   readonly underlayMtu: number;
   readonly gatewayBridge: string;
+  readonly dns: string;
   readonly logger: Logger;
   readonly credentials: () => Credentials;
   readonly managers: () => readonly string[];
@@ -101,9 +102,10 @@ export class Worker {
       nodeId: options.nodeId, vtep: options.dataPathAddr, vxlanPort: options.vxlanPort,
       gatewayBridge: options.gatewayBridge, underlayMtu: options.underlayMtu,
     });
-    const forwarder = new Forwarder(() => hostUpstreams());
+    const forwarder = new Forwarder();
     options.dataPlane.onDnsMiss((miss) => {
-      forwarder.forward(miss.query, miss.tcp).then((answer) => miss.reply(answer), options.onBug);
+      this.upstreams(miss.sandbox).then((upstreams) => forwarder.forward(miss.query, miss.tcp, upstreams))
+        .then((answer) => miss.reply(answer), options.onBug);
     });
     options.dataPlane.onRestart(() => {
       this.restore().catch((error: unknown) => {
@@ -152,6 +154,15 @@ export class Worker {
   async leave(): Promise<void> {
     await this.close();
     await this.tasks.stopAll();
+  }
+
+  /** The task's own servers (service create --dns), else the node's. */
+  private async upstreams(taskId: string): Promise<readonly Upstream[]> {
+    const runtime = this.tasks.get(taskId)?.spec?.runtime;
+    const own = runtime?.case === 'container' ? runtime.value.dnsConfig?.nameservers ?? [] : [];
+    const configured = own.length > 0 ? own : this.options.dns.split(',');
+    const parsed = configured.flatMap((text) => parseUpstream(text) ?? []);
+    return parsed.length > 0 ? parsed : hostUpstreams();
   }
 
   private async restore(): Promise<void> {

@@ -198,12 +198,28 @@ static Sandbox *copy_sandbox(const Sandbox *wanted) {
   return sandbox;
 }
 
+static bool same_interface(const Interface *a, const Interface *b) {
+  return a->scope == b->scope && a->mtu == b->mtu && a->address_count == b->address_count && strcmp(a->name, b->name) == 0 &&
+         memcmp(a->mac, b->mac, sizeof a->mac) == 0 && memcmp(a->addresses, b->addresses, sizeof a->addresses) == 0 &&
+         memcmp(a->prefixes, b->prefixes, sizeof a->prefixes) == 0;
+}
+
+static bool same_sandbox(const Sandbox *a, const Sandbox *b) {
+  if (a->count != b->count) return false;
+  for (uint32_t i = 0; i < a->count; i++)
+    if (!same_interface(&a->interfaces[i], &b->interfaces[i])) return false;
+  return true;
+}
+
 bool sandbox_attach(Sandboxes *all, const Sandbox *wanted, uint16_t underlay_mtu, uint32_t gateway, const char *sysctls,
                     char *path, size_t path_size, char *error, size_t error_size) {
   (void)underlay_mtu;
   snprintf(path, path_size, "%s/netns/%s", all->run_directory, wanted->id);
+  bool existed = netns_exists(path);
   if (!netns_create(path, error, error_size)) return false;
   Sandbox *old = find(all, wanted->id);
+  // An agent that restarted repeats every attach; what is there already is not touched.
+  if (old && existed && same_sandbox(old, wanted)) return true;
   if (!old && all->count == SANDBOXES_MAX) {
     snprintf(error, error_size, "too many sandboxes");
     return false;

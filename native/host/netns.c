@@ -64,9 +64,13 @@ bool netns_run(const char *path, void (*run)(void *), void *argument, char *erro
   return run_job(&job, error, error_size);
 }
 
-bool netns_create(const char *path, char *error, size_t error_size) {
+bool netns_exists(const char *path) {
   struct statfs fs;
-  if (statfs(path, &fs) == 0 && (uint32_t)fs.f_type == NSFS_MAGIC) return true;
+  return statfs(path, &fs) == 0 && (uint32_t)fs.f_type == NSFS_MAGIC;
+}
+
+bool netns_create(const char *path, char *error, size_t error_size) {
+  if (netns_exists(path)) return true;
   int fd = open(path, O_RDONLY | O_CREAT | O_CLOEXEC, 0444);
   if (fd < 0) {
     snprintf(error, error_size, "create %s: %s", path, strerror(errno));

@@ -5,6 +5,7 @@
 
 // Runs a function on a short-lived thread inside the namespace at `path` (NULL: the process's own).
 bool netns_run(const char *path, void (*run)(void *), void *argument, char *error, size_t error_size);
+bool netns_exists(const char *path);
 // Makes a namespace bound to `path`, or leaves the one that is there. False with a text.
 bool netns_create(const char *path, char *error, size_t error_size);
 void netns_remove(const char *path);

@@ -4,7 +4,8 @@
 // packet, the VNI for a tunnelled one, SCOPE_HOST for the node's own side). Flows are looked up first, in the way of
 // conntrack; what no flow knows is a virtual address, a published port, a neighbour, or dropped with a reason.
 // Target (scope, peer, address) says where a packet goes next; it is resolved before anything is rewritten, so that
-// errors can quote the packet as its sender knows it.
+// errors can quote the packet as its sender knows it. Longer than a file should be: the order of the checks is the
+// security of the thing, and it is easier to judge in one piece.
 #include "program.h"
 #include "vxlan.h"
 

@@ -44,7 +44,8 @@ function ofInterface(name: string, flag: string): string | undefined {
   const [first, second] = addresses;
   if (first === undefined) throw failure('invalid_argument', `interface ${name} has no usable IPv4 or IPv6 address`);
   if (second !== undefined) {
-    throw failure('invalid_argument', `interface ${name} has more than one address (${addresses.join(' and ')}) - specify one with ${flag}`);
+    throw failure('invalid_argument',
+      `interface ${name} has more than one address (${addresses.join(' and ')}) - specify one with ${flag}`);
   }
   return first;
 }
@@ -62,7 +63,8 @@ function isUnspecified(host: string): boolean {
 
 export function resolveListen(text: string): string {
   const address = splitHostPort(text === '' ? `0.0.0.0:${DEFAULT_PORT}` : text, DEFAULT_PORT);
-  const refusal = `invalid ListenAddr: listen address must be an IP address or network interface (with optional port number)`;
+  const refusal = 'invalid ListenAddr: listen address must be an IP address or network interface '
+    + '(with optional port number)';
   if (address === undefined) throw failure('invalid_argument', refusal);
   const host = address.host === '' ? '0.0.0.0' : resolveHost(address.host, '--listen-addr', refusal);
   return join({ host, port: address.port });

@@ -67,13 +67,17 @@ export class Call {
     return BigInt(text);
   }
 
+  /** The body as it arrives. A reader that stops early leaves the connection open, so that it gets its answer. */
+  body(): AsyncIterable<Uint8Array> {
+    return this.request.iterator({ destroyOnReturn: false }) as AsyncIterable<Uint8Array>;
+  }
+
   async json(): Promise<Reader> {
-    const chunks: Buffer[] = [];
+    const chunks: Uint8Array[] = [];
     let size = 0;
-    for await (const chunk of this.request as AsyncIterable<Buffer>) {
+    for await (const chunk of this.body()) {
       size += chunk.length;
       if (size > MAX_JSON_BYTES) {
-        this.response.setHeader('Connection', 'close');
         throw failure('invalid_argument', `request body is larger than ${MAX_JSON_BYTES} bytes`);
       }
       chunks.push(chunk);

@@ -16,6 +16,8 @@ import { routes } from './routes/index.js';
 const MAX_CONNECTIONS = 1024;
 const HEADERS_TIMEOUT_MS = 30_000;
 const MAX_HEADER_BYTES = 128 * 1024;
+/** Of a request already answered with an error. */
+const MAX_DISCARDED_BYTES = 4 * 1024 * 1024 * 1024;
 
 export interface ApiOptions {
   readonly socketPath: string;
@@ -35,9 +37,16 @@ export async function startApi(options: ApiOptions): Promise<ApiServer> {
   for (const [method, path, handler] of routes()) {
     router.on(method as createRouter.HTTPMethod, path, () => undefined, handler);
   }
-  const closing = new AbortController();
+  // One controller per request; not AbortSignal.any on a long-lived signal, which keeps a trace of every request.
+  const open = new Set<AbortController>();
   const server = http.createServer({ maxHeaderSize: MAX_HEADER_BYTES }, (request, response) => {
-    void serve(options, router, closing.signal, request, response);
+    const gone = new AbortController();
+    open.add(gone);
+    response.once('close', () => {
+      open.delete(gone);
+      gone.abort();
+    });
+    void serve(options, router, gone, request, response);
   });
   server.maxConnections = MAX_CONNECTIONS;
   server.headersTimeout = HEADERS_TIMEOUT_MS;
@@ -50,7 +59,7 @@ export async function startApi(options: ApiOptions): Promise<ApiServer> {
   await chmod(options.socketPath, 0o660);
   return {
     async close() {
-      closing.abort();
+      for (const gone of open) gone.abort();
       const closed = new Promise<void>((resolve) => server.close(() => resolve()));
       server.closeAllConnections();
       await closed;
@@ -98,28 +107,37 @@ function targetOf(url: string): Target {
 }
 
 async function serve(
-  options: ApiOptions, router: Router, closing: AbortSignal, request: IncomingMessage, response: ServerResponse,
+  options: ApiOptions, router: Router, gone: AbortController, request: IncomingMessage, response: ServerResponse,
 ): Promise<void> {
   const { backend, logger } = options;
   response.setHeader('Api-Version', apiVersion);
   response.setHeader('Docker-Experimental', 'false');
   response.setHeader('Ostype', 'linux');
   response.setHeader('Server', `Docker/${engineVersion} (linux)`);
-  const gone = new AbortController();
-  response.once('close', () => gone.abort());
   response.on('error', () => gone.abort());
-  const signal = AbortSignal.any([gone.signal, closing]);
+  const { signal } = gone;
   const base = { backend, logger, request, response, signal };
   let call = new Call({ ...base, params: {}, query: new URLSearchParams(), minor: 0 });
   try {
     const target = targetOf(request.url ?? '/');
     const found = router.find((request.method ?? 'GET') as createRouter.HTTPMethod, target.path);
     call = new Call({ ...base, params: found?.params ?? {}, query: target.query, minor: target.minor });
-    if (found === null) throw failure('not_found', 'page not found');
+    if (found === null || found.store === null) throw failure('not_found', 'page not found');
     await (found.store as Handler)(call);
   } catch (error) {
     answerFailure(call, error);
   }
+}
+
+/** Reads what the client still sends, within a bound: closing on it would cost the client the answer. */
+function discardBody(request: IncomingMessage): void {
+  if (request.complete) return;
+  let size = 0;
+  request.on('data', (chunk: Buffer) => {
+    size += chunk.length;
+    if (size > MAX_DISCARDED_BYTES) request.destroy();
+  });
+  request.resume();
 }
 
 function answerFailure(call: Call, error: unknown): void {
@@ -136,7 +154,6 @@ function answerFailure(call: Call, error: unknown): void {
     response.destroy();
     return;
   }
-  // An unread body would block the connection's next request.
-  if (!call.request.complete) response.setHeader('Connection', 'close');
+  discardBody(call.request);
   call.fail(expected ? error : failure('internal', error instanceof Error ? error.message : String(error)));
 }

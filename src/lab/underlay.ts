@@ -22,7 +22,7 @@ async function addHost(plan: LabPlan, name: string, netns: string, address: stri
   await inside(`addr add ${address}/${LAB_SUBNET_BITS} dev eth0`);
   await inside('link set eth0 up');
   await inNamespace(netns, 'sysctl', ['-qw', 'net.ipv4.conf.all.rp_filter=0', 'net.ipv4.conf.default.rp_filter=0', 'net.ipv4.conf.eth0.rp_filter=0',
-    'net.ipv4.tcp_congestion_control=cubic', 'net.ipv4.ip_unprivileged_port_start=0']);
+    'net.ipv4.ip_unprivileged_port_start=0']);
 }
 
 export async function removeUnderlay(plan: LabPlan): Promise<void> {

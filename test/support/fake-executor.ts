@@ -5,6 +5,7 @@ import { TaskState, type NodeDescription, type Task } from '../../src/model/prot
 import type {
   ContainerSummary, Controller, Executor, ImageStore, ImageSummary, LogOptions, LogRecord,
 } from '../../src/platform/executor.js';
+import { AppFailure } from '../../src/lib/result.js';
 import { taskName } from '../../src/core/control/lookup.js';
 import { describe } from './fake-node.js';
 
@@ -15,6 +16,8 @@ async function size(tar: AsyncIterable<Uint8Array>): Promise<number> {
 }
 
 class FakeImages implements ImageStore {
+  /** The error of the next load. */
+  failWith: string | undefined;
   private readonly images = new Map<string, ImageSummary>();
 
   async list(): Promise<readonly ImageSummary[]> {
@@ -25,6 +28,9 @@ class FakeImages implements ImageStore {
       || image.repoTags.includes(reference) || image.repoTags.includes(`${reference}:latest`));
   }
   async load(tar: AsyncIterable<Uint8Array>): Promise<readonly string[]> {
+    if (this.failWith !== undefined) {
+      for await (const _ of tar) throw new AppFailure({ code: 'invalid_argument', message: this.failWith });
+    }
     this.put('loaded:latest', await size(tar));
     return ['loaded:latest'];
   }

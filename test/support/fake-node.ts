@@ -42,6 +42,10 @@ export class FakeNode implements NodeBackend {
   private timer: NodeJS.Timeout | undefined;
   private readonly logLines: number;
   joined: JoinRequest | undefined;
+  /** Followed logs now open, what they produced, and whether they produce without pause. */
+  following = 0;
+  produced = 0;
+  flood = false;
 
   constructor(options: FakeNodeOptions = {}) {
     this.logLines = options.logLines ?? 3;
@@ -155,9 +159,19 @@ export class FakeNode implements NodeBackend {
       data: new TextEncoder().encode(`line ${i}\n`),
     });
     for (let i = skip; i < this.logLines; i++) for (const task of tasks) yield message(task, i);
-    for (let i = this.logLines; options.follow && !signal.aborted; i++) {
-      await new Promise((resolve) => setTimeout(resolve, 20));
-      for (const task of tasks) yield message(task, i);
+    if (!options.follow) return;
+    this.following++;
+    const long = new Uint8Array(65536).fill(120);
+    try {
+      for (let i = this.logLines; !signal.aborted; i++) {
+        await new Promise((resolve) => (this.flood ? setImmediate(resolve) : setTimeout(resolve, 20)));
+        for (const task of tasks) {
+          this.produced += long.length;
+          yield this.flood ? { ...message(task, i), data: long } : message(task, i);
+        }
+      }
+    } finally {
+      this.following--;
     }
   }
 }

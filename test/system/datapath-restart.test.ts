@@ -107,6 +107,17 @@ describe('datapath restarts', { timeout: 120_000 }, () => {
     ticker.stop();
   });
 
+  test('a data plane that hangs is replaced', { timeout: 60_000 }, async () => {
+    const pid = n2.client.pid;
+    process.kill(pid, 'SIGSTOP');
+    await n2.client.close();
+    const next = new DatapathClient({ binary: BINARY, runDir: n2.runDir, prefix: ['nsenter', `--net=${n2.netns}`], flows: 4096 });
+    (n2 as { client: DatapathClient }).client = next;
+    await next.start();
+    assert.notEqual(next.pid, pid);
+    assert.deepEqual(await next.sandboxes(), ['t2']);
+  });
+
   test('frames that break the format end the connection, not the process', async () => {
     const { connect } = await import('node:net');
     const { randomBytes } = await import('node:crypto');

@@ -40,6 +40,12 @@ describe('datapath', { timeout: 240_000 }, () => {
       target: 80,
       backends: [backend('10.255.0.12')],
     });
+    world.row('port/udp/8085', 'port', {
+      protocol: 17,
+      published: 8085,
+      target: 99,
+      backends: [backend('10.255.0.12')],
+    });
     world.row('port/tcp/8081', 'port', {
       protocol: 6,
       published: 8081,
@@ -104,6 +110,9 @@ describe('datapath', { timeout: 240_000 }, () => {
     const self = await world.tcp(t1, '10.0.1.2', 80, 4);
     assert.equal(self.filter((l) => l.startsWith('t1 10.0.1.2 ')).length, 2, self.join());
     assert.equal(self.filter((l) => l.startsWith('t2 10.0.1.11 ')).length, 2, self.join());
+    assert.match(await world.udp(t3, '10.0.1.2', 80, 5000), /^t[12] 10\.0\.1\.13 \d+ 5000$/, 'fragments');
+    assert.equal(await world.udp(t3, '10.0.1.2', 9999), 'ECONNREFUSED', 'an ICMP error is translated back');
+    assert.deepEqual(await world.tcp(t3, '10.0.1.2', 9999), ['ECONNREFUSED']);
     world.service(NET_A.vni, '10.0.1.3', []);
     await world.apply();
     assert.deepEqual(await world.tcp(t3, '10.0.1.3', 80), ['ECONNREFUSED']);
@@ -117,6 +126,8 @@ describe('datapath', { timeout: 240_000 }, () => {
       assert.match((await world.tcp(outside, node.address, 8081))[0] ?? '', /^t1 10\.99\.0\.100 /, node.name);
     }
     assert.match((await world.tcp(outside, n1.address, 8083))[0] ?? '', /^t1 10\.99\.0\.100 /, 'host mode');
+    assert.match(await world.udp(outside, n1.address, 8080, 5000), /^t2 10\.99\.0\.100 \d+ 5000$/, 'fragments');
+    assert.equal(await world.udp(outside, n1.address, 8085), 'ECONNREFUSED', 'ICMP error from the backend');
     assert.deepEqual(await world.tcp(outside, n1.address, 8082), ['ECONNREFUSED'], 'no backend');
     assert.deepEqual(await world.tcp(outside, n1.address, 8099), ['ECONNREFUSED'], 'not published');
   });
@@ -228,8 +239,20 @@ describe('datapath', { timeout: 240_000 }, () => {
     assert.ok(answers.every((l) => l.startsWith('t1 ')), answers.join());
     const seen = ticker.lines.length;
     await until('more ticks', () => ticker.lines.length > seen + 5);
+    await n1.client.attach(world.attached.get('t3')!.sandbox); // repeated by an agent that restarted: nothing is disturbed
     world.service(NET_A.vni, '10.0.1.4', [backend('10.0.1.11')]);
     await world.apply();
+    // UDP has nobody to reset: the same client port goes to another backend.
+    const talk = `const u = require('dgram').createSocket('udp4'); u.bind(5555); u.on('message', (m) => console.log(String(m)));
+      setInterval(() => u.send('x', 80, '10.0.1.5'), 50);`;
+    world.service(NET_A.vni, '10.0.1.5', [backend('10.0.1.12')]);
+    await world.apply();
+    const talker = world.spawn(t3, [process.execPath, '-e', talk]);
+    await until('udp answers', () => talker.lines.some((l) => l.startsWith('t2 ')));
+    world.service(NET_A.vni, '10.0.1.5', [backend('10.0.1.11')]);
+    await world.apply();
+    await until('udp moves', () => talker.lines.some((l) => l.startsWith('t1 ')));
+    talker.stop();
     await until('reset', () => ticker.lines.some((l) => l.endsWith('ECONNRESET')), 2000);
   });
 

@@ -47,7 +47,8 @@ async function list(call: Call): Promise<void> {
       .some((pattern) => image.repoTags.some((tag) => matchesReference(pattern, tag)))));
   call.reply(200, [...images].sort((a, b) => b.createdMs - a.createdMs).map((image) => ({
     Id: image.id, ParentId: '', RepoTags: image.repoTags, RepoDigests: image.repoDigests,
-    Created: Math.floor(image.createdMs / 1000), Size: image.sizeBytes, SharedSize: -1, Labels: nonEmpty(labelsOf(image)) ?? null,
+    Created: Math.floor(image.createdMs / 1000), Size: image.sizeBytes, SharedSize: -1,
+    Labels: nonEmpty(labelsOf(image)) ?? null,
     Containers: -1,
   })));
 }
@@ -59,7 +60,7 @@ async function stream(call: Call, lines: readonly JsonObject[]): Promise<void> {
 }
 
 async function load(call: Call): Promise<void> {
-  const names = await call.backend.executor.images.load(call.request as AsyncIterable<Uint8Array>);
+  const names = await call.backend.executor.images.load(call.body());
   await stream(call, names.map((name) => ({
     stream: name.startsWith('sha256:') ? `Loaded image ID: ${name}\n` : `Loaded image: ${name}\n`,
   })));
@@ -79,7 +80,7 @@ async function createOne(call: Call): Promise<void> {
   }
   const repo = call.query.get('repo') ?? '';
   const tag = call.query.get('tag') ?? '';
-  const id = await call.backend.executor.images.importTar(call.request as AsyncIterable<Uint8Array>, {
+  const id = await call.backend.executor.images.importTar(call.body(), {
     reference: repo === '' ? undefined : withTag(tag === '' ? repo : `${repo}:${tag}`),
     changes: call.query.getAll('changes').flatMap((text) => text.split('\n')).filter((text) => text !== ''),
     message: call.query.get('message') ?? '',
@@ -109,7 +110,8 @@ function imageToJson(image: ImageSummary): JsonObject {
     Id: image.id, RepoTags: image.repoTags, RepoDigests: image.repoDigests, Parent: '', Comment: '',
     Created: goTimeOfMs(image.createdMs), DockerVersion: '', Author: '', Config: image.config,
     Architecture: image.architecture, Os: image.os, Size: image.sizeBytes, VirtualSize: image.sizeBytes,
-    GraphDriver: { Data: null, Name: 'overlay2' }, RootFS: { Type: 'layers', Layers: [] }, Metadata: { LastTagTime: goTimeOfMs(undefined) },
+    GraphDriver: { Data: null, Name: 'overlay2' }, RootFS: { Type: 'layers', Layers: [] },
+    Metadata: { LastTagTime: goTimeOfMs(undefined) },
   });
 }
 

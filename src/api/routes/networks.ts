@@ -86,7 +86,10 @@ function details(call: Call, view: ReadTx, network: Network): JsonObject {
   });
   const Containers = Object.fromEntries(attached.filter(({ task }) => task.nodeId === nodeId).map(({ task, address }) => [
     task.status?.runtimeStatus.case === 'container' ? task.status.runtimeStatus.value.containerId : task.id,
-    { Name: taskName(task), EndpointID: digestId(`endpoint ${network.id} ${task.id}`), MacAddress: '', IPv4Address: address, IPv6Address: '' },
+    {
+      Name: taskName(task), EndpointID: digestId(`endpoint ${network.id} ${task.id}`), MacAddress: '', IPv4Address: address,
+      IPv6Address: '',
+    },
   ]));
   const peers = view.list('node').filter((node) => node.status?.addr !== undefined && node.status.addr !== '');
   const Peers = peers.map((node) => ({ Name: node.id.slice(0, 12), IP: node.status?.addr ?? '' }));
@@ -114,7 +117,8 @@ async function createOne(call: Call): Promise<void> {
   const name = json.text('Name');
   if (driver !== 'overlay') {
     const shown = driver === '' ? 'bridge' : driver;
-    throw failure('unimplemented', `network driver "${shown}" is not supported by skein: create an overlay network with \`-d overlay\``);
+    throw failure('unimplemented',
+      `network driver "${shown}" is not supported by skein: create an overlay network with \`-d overlay\``);
   }
   if (scope !== '' && scope !== 'swarm') throw failure('invalid_argument', `overlay networks have scope swarm, not ${scope}`);
   const manager = call.manager();

@@ -110,5 +110,6 @@ async function remove(call: Call): Promise<void> {
 function distribution(call: Call): void {
   const path = call.param('*');
   if (!path.endsWith('/json')) throw failure('not_found', 'page not found');
-  throw failure('internal', `no registry is configured: the image ${path.slice(0, -'/json'.length)} is looked for on each node only`);
+  const image = path.slice(0, -'/json'.length);
+  throw failure('internal', `no registry is configured: the image ${image} is looked for on each node only`);
 }

@@ -5,17 +5,11 @@ import { find, taskName } from '../../core/control/lookup.js';
 import type { ReadTx } from '../../core/store/view.js';
 import { unwrap } from '../../lib/result.js';
 import { toRecord } from '../../model/pairs.js';
-import type { Task } from '../../model/proto/swarmkit_pb.js';
+import { TaskState, type Task } from '../../model/proto/swarmkit_pb.js';
 import { taskStateName, taskToJson } from '../convert/node.js';
 import { failure } from '../errors.js';
 import type { Filters } from '../filters.js';
 import type { Call, Route } from '../http.js';
-
-const DESIRED_STATES: Readonly<Record<string, readonly string[]>> = {
-  running: ['running', 'starting', 'ready', 'preparing', 'accepted', 'assigned', 'pending', 'new'],
-  shutdown: ['shutdown', 'complete', 'failed', 'rejected', 'remove', 'orphaned'],
-  accepted: ['accepted', 'pending', 'new', 'assigned'],
-};
 
 export function taskRoutes(): Route[] {
   return [
@@ -34,12 +28,7 @@ function idsOf(view: ReadTx, kind: 'service' | 'node', values: readonly string[]
 
 function matchesDesired(filters: Filters, task: Task): boolean {
   if (!filters.has('desired-state')) return true;
-  const state = taskStateName(task.desiredState);
-  return filters.get('desired-state').some((wanted) => {
-    const states = DESIRED_STATES[wanted.toLowerCase()];
-    if (states === undefined) throw failure('invalid_argument', `invalid filter 'desired-state=[${wanted}]'`);
-    return states.includes(state);
-  });
+  return filters.ignoringCase('desired-state', taskStateName(task.desiredState));
 }
 
 function list(call: Call): void {
@@ -47,6 +36,11 @@ function list(call: Call): void {
   const filters = call.filters('desired-state', 'id', 'label', 'name', 'node', 'service', 'runtime', '_up-to-date');
   const services = idsOf(view, 'service', filters.get('service'));
   const nodes = idsOf(view, 'node', filters.get('node'));
+  for (const state of filters.get('desired-state')) {
+    if (!Object.hasOwn(TaskState, state.toUpperCase())) {
+      throw failure('invalid_argument', `invalid desired_state filter: '${state}'`);
+    }
+  }
   const upToDate = filters.flag('_up-to-date') === true;
   const candidates = services.length > 0 ? services.flatMap((id) => view.tasksOfService(id)) : view.list('task');
   const tasks = candidates.filter((task) => {

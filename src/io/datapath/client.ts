@@ -209,7 +209,12 @@ export class DatapathClient implements DataPlane {
     const hello = await channel.request(FrameType.hello, NOTHING, START_TIMEOUT_MS).catch((error: unknown) => {
       channel.close();
       // An older or newer version holds the directory: its devices, namespaces and flows are taken over, it is not.
-      if (channel.foreignAbi) this.#replace();
+      if (channel.foreignAbi) this.#replace('SIGTERM');
+      // One that accepts and never answers hangs: its successor finds everything it needs.
+      if (error instanceof AppFailure && error.code === 'deadline_exceeded') {
+        this.#replace('SIGKILL');
+        return undefined;
+      }
       // A process that was killed while it answered is no process.
       if (error instanceof AppFailure && error.code === 'unavailable') return undefined;
       throw error;
@@ -227,14 +232,14 @@ export class DatapathClient implements DataPlane {
   }
 
   /** Ends the process named by the pid file, if it is a data plane. */
-  #replace(): void {
+  #replace(signal: 'SIGTERM' | 'SIGKILL'): void {
     try {
       const pid = Number(readFileSync(path.join(this.#options.runDir, 'datapath.pid'), 'utf8'));
       if (!readFileSync(`/proc/${pid}/comm`, 'utf8').startsWith('skein-datapath')) return;
-      this.#options.log?.('datapath of another ABI is replaced', { pid });
-      process.kill(pid, 'SIGTERM');
+      this.#options.log?.('datapath is replaced', { pid, signal });
+      process.kill(pid, signal);
     } catch (error) {
-      this.#options.log?.('datapath of another ABI cannot be replaced', { error: String(error) });
+      this.#options.log?.('datapath cannot be replaced', { error: String(error) });
     }
   }
 

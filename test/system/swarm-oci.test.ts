@@ -1,0 +1,5 @@
+// The swarm suite on the embedded runtime.
+
+import { swarmSuite } from './swarm-suite.js';
+
+swarmSuite('tsoci', 'oci');

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { isTaskDirty } from '../../src/core/control/dirty.js';
+import { isTaskDirty } from '../../src/model/task.js';
 import { createNetwork } from '../../src/core/control/networks.js';
 import { createService, removeService, updateService } from '../../src/core/control/services.js';
 import { create } from '@bufbuild/protobuf';

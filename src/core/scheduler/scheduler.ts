@@ -3,6 +3,7 @@
 
 import { clone } from '@bufbuild/protobuf';
 import { timestampFromMs, timestampMs } from '../../lib/time.js';
+import { meetsConstraints } from '../../model/constraint.js';
 import { compareText, pairValue } from '../../model/pairs.js';
 import {
   NodeSpec_Availability, NodeStatus_State, TaskSchema, TaskState, type Node, type PortConfig, type StoreAction, type Task,
@@ -12,7 +13,6 @@ import { updateAction } from '../store/actions.js';
 import { nodeHasImage } from '../store/images.js';
 import type { Acknowledgements } from '../store/soft.js';
 import type { ReadTx } from '../store/view.js';
-import { meetsConstraints } from './constraint.js';
 
 export interface SchedulerInput {
   readonly view: ReadTx;

@@ -211,6 +211,10 @@ export class SkeinNode implements NodeBackend {
     }
   }
 
+  async imagesChanged(): Promise<void> {
+    await this.worker?.refresh();
+  }
+
   async swarmLeave(force: boolean): Promise<Result<void>> {
     if (this.state === undefined || this.changing) return fail('unavailable', 'This node is not part of a swarm');
     if (this.managerPart !== undefined && !force) {
@@ -301,6 +305,7 @@ export class SkeinNode implements NodeBackend {
       vxlanPort: state.vxlanPort,
       underlayMtu: underlayMtu(dataPathHost),
       gatewayBridge: parts.options.gatewayBridge,
+      dns: parts.options.dns,
       logger: parts.logger,
       credentials: () => this.credentials(),
       managers: () => (this.state ?? state).managers.map(({ addr }) => addr),

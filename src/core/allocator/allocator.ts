@@ -163,6 +163,11 @@ function takeAddress(pass: Pass, network: Network): string | undefined {
   return undefined;
 }
 
+function giveBack(pass: Pass, network: Network | undefined, cidr: string): void {
+  const address = numberOf(cidr);
+  if (network !== undefined && address !== undefined) pass.used.get(network.id)?.delete(address);
+}
+
 /** Every node has its own address on the ingress network: the source of rewritten local clients. */
 function allocateNode(pass: Pass, node: Node): void {
   const ingress = [...pass.networks.values()].find(isIngress);
@@ -256,6 +261,8 @@ function allocateTask(pass: Pass, task: Task): void {
   const status = next.status;
   if (status === undefined) return;
   if (reason !== undefined) {
+    // What was taken before the problem came up is not held: other tasks may have it in this pass.
+    for (const { network, addresses } of next.networks) for (const cidr of addresses) giveBack(pass, network, cidr);
     if (status.err === reason) return;
     next.networks = [];
     status.err = reason;

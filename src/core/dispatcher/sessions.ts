@@ -25,7 +25,9 @@ export class Sessions {
     const registrations = (old?.registrations ?? []).filter((at) => at > nowMs - REGISTRATION_WINDOW_MS);
     if (registrations.length >= REGISTRATIONS_MAX) return { ok: false, reason: 'rate limited' };
     registrations.push(nowMs);
-    const sessionId = old?.connected === true && old.sessionId === previousId ? previousId : freshId;
+    // A node that is only expected has no id yet, nor has an agent that just started: neither is a session to keep.
+    const kept = previousId !== '' && old?.connected === true && old.sessionId === previousId;
+    const sessionId = kept ? previousId : freshId;
     this.byNode.set(nodeId, { sessionId, deadlineMs: nowMs + GRACE * periodMs, registrations, connected: true });
     return { ok: true, sessionId };
   }

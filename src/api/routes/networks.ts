@@ -1,7 +1,8 @@
 // /networks: the swarm's overlay networks beside the node's predefined ones.
 
 import { createNetwork, removeNetwork } from '../../core/control/networks.js';
-import { find, taskName } from '../../core/control/lookup.js';
+import { find } from '../../core/control/lookup.js';
+import { taskName } from '../../model/task.js';
 import { networkTargets } from '../../core/control/service-checks.js';
 import type { ReadTx } from '../../core/store/view.js';
 import { unwrap } from '../../lib/result.js';

@@ -9,17 +9,17 @@ import {
   DriverSchema, EndpointSchema, EndpointSpecSchema, Endpoint_VirtualIPSchema, IPAMConfigSchema, IPAMConfig_AddressFamily,
   IPAMOptionsSchema, NetworkAttachmentSchema, NetworkSchema, NodeSchema, ServiceSchema, TaskSchema, TaskState, equalsEndpoint,
 } from './wire.js';
-import type { Network, Node, PortConfig, Service, StoreAction, Task, NetworkAttachmentConfig } from '../../model/proto/swarmkit_pb.js';
-import { desiredOf, hostPorts, ingressPorts, isIngress, stateOf, usesVip } from '../../model/task.js';
+import type { Network, Node, PortConfig, Service, StoreAction, Task } from '../../model/proto/swarmkit_pb.js';
+import { VNI_OPTION, attachmentConfigs, isIngress, isPredefined, prefixesOf, vniOf } from '../../model/network.js';
+import { desiredOf, hostPorts, ingressPorts, stateOf, usesVip } from '../../model/task.js';
 import { formatPrefix, parsePrefix, type Prefix } from '../../lib/cidr.js';
 import { updateAction } from '../store/actions.js';
 import { released, type Acknowledgements } from '../store/soft.js';
 import type { ReadTx } from '../store/view.js';
 import { freeAddress, freeSubnet, numberOf, withBits } from './pool.js';
 
-export const VNI_FIRST = 4096;
+const VNI_FIRST = 4096;
 const VNI_LAST = 2 ** 24 - 1;
-export const VNI_OPTION = 'com.docker.network.driver.overlay.vxlanid_list';
 const DYNAMIC_PORT_FIRST = 30000;
 const DYNAMIC_PORT_LAST = 32767;
 const ALLOCATIONS_MAX = 200;
@@ -64,20 +64,6 @@ export function allocate(input: AllocatorInput): readonly StoreAction[] {
 
 function byAge<T extends { id: string; meta?: { createdAt?: Parameters<typeof timestampMs>[0] } | undefined }>(list: readonly T[]): T[] {
   return [...list].sort((a, b) => timestampMs(a.meta?.createdAt) - timestampMs(b.meta?.createdAt) || compareText(a.id, b.id));
-}
-
-export function vniOf(network: Network): number | undefined {
-  const value = pairValue(network.driverState?.options, VNI_OPTION);
-  return value === undefined ? undefined : Number(value.split(',')[0]);
-}
-
-function isPredefined(network: Network): boolean {
-  return pairValue(network.spec?.annotations?.labels, 'com.docker.swarm.predefined') !== undefined;
-}
-
-/** Subnets of a network once allocated. */
-export function prefixesOf(network: Network): Prefix[] {
-  return (network.ipam?.configs ?? []).flatMap((config) => parsePrefix(config.subnet) ?? []);
 }
 
 function allocateNetwork(pass: Pass, network: Network): void {
@@ -177,6 +163,11 @@ function takeAddress(pass: Pass, network: Network): string | undefined {
   return undefined;
 }
 
+function giveBack(pass: Pass, network: Network | undefined, cidr: string): void {
+  const address = numberOf(cidr);
+  if (network !== undefined && address !== undefined) pass.used.get(network.id)?.delete(address);
+}
+
 /** Every node has its own address on the ingress network: the source of rewritten local clients. */
 function allocateNode(pass: Pass, node: Node): void {
   const ingress = [...pass.networks.values()].find(isIngress);
@@ -188,12 +179,6 @@ function allocateNode(pass: Pass, node: Node): void {
   const next = clone(NodeSchema, node);
   next.attachments.push(create(NetworkAttachmentSchema, { network: ingress, addresses: [address] }));
   pass.actions.push(updateAction('node', next));
-}
-
-/** Networks a service's tasks join, as asked for: the task template's, or the service's own (before API 1.25). */
-export function attachmentConfigs(service: Service): readonly NetworkAttachmentConfig[] {
-  const fromTask = service.spec?.task?.networks ?? [];
-  return fromTask.length > 0 ? fromTask : service.spec?.networks ?? [];
 }
 
 function allocateService(pass: Pass, service: Service): void {
@@ -276,6 +261,8 @@ function allocateTask(pass: Pass, task: Task): void {
   const status = next.status;
   if (status === undefined) return;
   if (reason !== undefined) {
+    // What was taken before the problem came up is not held: other tasks may have it in this pass.
+    for (const { network, addresses } of next.networks) for (const cidr of addresses) giveBack(pass, network, cidr);
     if (status.err === reason) return;
     next.networks = [];
     status.err = reason;

@@ -21,6 +21,7 @@ const RPC_TIMEOUT_MS = 5000;
 const BACKOFF_MIN_MS = 100;
 const BACKOFF_MAX_MS = 8000;
 const STATUS_BATCH_MAX = 100;
+const RESTART = 'restart';
 
 export interface SessionOptions {
   readonly logger: Logger;
@@ -85,6 +86,12 @@ export class SessionLoop {
       if (this.stopped) return;
       this.options.onConnected(false, error);
       this.options.logger.info({ manager: address, error }, 'session ended');
+      if (error === RESTART) {
+        // Asked for, not failed: no back-off, and the same manager.
+        limitMs = 0;
+        attempt -= 1;
+        continue;
+      }
       limitMs = Date.now() - startedMs > BACKOFF_MAX_MS ? BACKOFF_MIN_MS : Math.min(BACKOFF_MIN_MS + 2 * limitMs, BACKOFF_MAX_MS);
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, Math.random() * limitMs);
@@ -102,7 +109,7 @@ export class SessionLoop {
     const streams: Stream<unknown>[] = [];
     let ended = false;
     const end = new Promise<string>((resolve) => {
-      this.endCurrent = () => resolve('restart');
+      this.endCurrent = () => resolve(RESTART);
     });
     const track = <T>(stream: Stream<T>): Stream<T> => {
       streams.push(stream);

@@ -4,13 +4,13 @@ import type { Logger } from 'pino';
 import type { DataPlane } from '../../platform/dataplane.js';
 import type { Executor } from '../../platform/executor.js';
 import { DATA_PATH_LABEL } from '../../core/network/rows.js';
-import { Forwarder, hostUpstreams } from '../../io/dns/forwarder.js';
+import { Forwarder, hostUpstreams, parseUpstream, type Upstream } from '../../io/dns/forwarder.js';
 import type { Credentials } from '../../io/grpc/client.js';
 import { issuerInfo } from '../../io/x509/certificates.js';
 import { AppFailure } from '../../lib/result.js';
 import { toPairs, toRecord } from '../../model/pairs.js';
 import {
-  IssuanceStatus_State, NodeTLSInfoSchema, type NodeDescription, type SessionMessage,
+  IssuanceStatus_State, NodeImagesSchema, NodeTLSInfoSchema, type NodeDescription, type SessionMessage,
 } from '../../model/proto/swarmkit_pb.js';
 import { create } from '@bufbuild/protobuf';
 import path from 'node:path';
@@ -19,6 +19,10 @@ import { NetworkAgent } from './network.js';
 import { SessionLoop } from './session.js';
 import { Tasks } from './tasks.js';
 import { TaskStore } from './taskstore.js';
+
+const REFRESH_TIMEOUT_MS = 3000;
+/** References told to the managers; a node with more has its oldest ones left out. */
+const IMAGES_MAX = 2000;
 
 export interface WorkerOptions {
   readonly nodeId: string;
@@ -30,6 +34,7 @@ export interface WorkerOptions {
   readonly vxlanPort: number;
   readonly underlayMtu: number;
   readonly gatewayBridge: string;
+  readonly dns: string;
   readonly logger: Logger;
   readonly credentials: () => Credentials;
   readonly managers: () => readonly string[];
@@ -97,9 +102,10 @@ export class Worker {
       nodeId: options.nodeId, vtep: options.dataPathAddr, vxlanPort: options.vxlanPort,
       gatewayBridge: options.gatewayBridge, underlayMtu: options.underlayMtu,
     });
-    const forwarder = new Forwarder(() => hostUpstreams());
+    const forwarder = new Forwarder();
     options.dataPlane.onDnsMiss((miss) => {
-      forwarder.forward(miss.query, miss.tcp).then((answer) => miss.reply(answer), options.onBug);
+      this.upstreams(miss.sandbox).then((upstreams) => forwarder.forward(miss.query, miss.tcp, upstreams))
+        .then((answer) => miss.reply(answer), options.onBug);
     });
     options.dataPlane.onRestart(() => {
       this.restore().catch((error: unknown) => {
@@ -124,6 +130,14 @@ export class Worker {
     });
   }
 
+  /** The node's description changed: tells it by a new session, as SwarmKit's agents do. */
+  async refresh(): Promise<void> {
+    if (!this.connected) return;
+    this.connected = false;
+    this.session.restart();
+    await this.waitConnected(REFRESH_TIMEOUT_MS);
+  }
+
   /** The certificate changed. */
   reconnect(): void {
     this.session.restart();
@@ -140,6 +154,15 @@ export class Worker {
   async leave(): Promise<void> {
     await this.close();
     await this.tasks.stopAll();
+  }
+
+  /** The task's own servers (service create --dns), else the node's. */
+  private async upstreams(taskId: string): Promise<readonly Upstream[]> {
+    const runtime = this.tasks.get(taskId)?.spec?.runtime;
+    const own = runtime?.case === 'container' ? runtime.value.dnsConfig?.nameservers ?? [] : [];
+    const configured = own.length > 0 ? own : this.options.dns.split(',');
+    const parsed = configured.flatMap((text) => parseUpstream(text) ?? []);
+    return parsed.length > 0 ? parsed : hostUpstreams();
   }
 
   private async restore(): Promise<void> {
@@ -163,6 +186,9 @@ export class Worker {
       const { subject, publicKey } = issuerInfo(rootCa);
       description.tlsInfo = create(NodeTLSInfoSchema, { trustRoot: Buffer.from(rootCa), certIssuerSubject: subject, certIssuerPublicKey: publicKey });
     }
+    const images = await this.options.executor.images.list();
+    const references = images.flatMap((image) => [...image.repoTags, ...image.repoDigests, image.id]).slice(0, IMAGES_MAX);
+    description.images = create(NodeImagesSchema, { references });
     this.description = description;
     return description;
   }

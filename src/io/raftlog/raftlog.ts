@@ -12,7 +12,7 @@ import {
   EntryKind as WireKind, LogRecordSchema, SnapshotFileSchema, type LogRecord, type SnapshotFile,
 } from '../../model/proto/skein_pb.js';
 import type { Entry, HardState } from '../../core/raft/raft.js';
-import { SALT_BYTES, TAG_BYTES, fileKey, open, seal } from './seal.js';
+import { SALT_BYTES, TAG_BYTES, fileKey, lengthCheck, open, seal } from './seal.js';
 import { HEADER_BYTES, SEGMENT_MAGIC, readSegment } from './segment.js';
 
 const SEGMENT_BYTES_MAX = 64 * 1024 * 1024;
@@ -116,7 +116,7 @@ export class RaftLog {
       await rm(path.join(this.directory, (this.segments.shift() as Segment).file));
     }
     for (const file of await readdir(this.directory)) {
-      if (file.endsWith('.snap') && file < keep) await rm(path.join(this.directory, file));
+      if ((file.endsWith('.snap') && file < keep) || file.endsWith('.tmp')) await rm(path.join(this.directory, file));
     }
   }
 
@@ -147,6 +147,7 @@ export class RaftLog {
         await truncate(path.join(this.directory, file), bytes.length - contents.tornBytes);
         tornBytes = contents.tornBytes;
         if (bytes.length - contents.tornBytes < HEADER_BYTES) {
+          // Not even a header: the segment never began.
           await rm(path.join(this.directory, file));
           break;
         }
@@ -181,11 +182,12 @@ export class RaftLog {
 
   private frame(record: LogRecord): Buffer[] {
     const { data, tag } = seal(this.key, this.sequence, this.tag, toBinary(LogRecordSchema, record));
-    this.sequence += 1n;
-    this.tag = tag;
     const length = Buffer.alloc(4);
     length.writeUInt32LE(data.length);
-    return [length, data, tag];
+    const check = lengthCheck(this.key, this.sequence, data.length);
+    this.sequence += 1n;
+    this.tag = tag;
+    return [length, check, data, tag];
   }
 
   private async syncDirectory(): Promise<void> {

@@ -27,7 +27,7 @@ export function reconcileGlobal(input: Input, change: Change, service: Service):
       if (change.full) return;
       if (change.touched(task.id)) continue;
       if (!eligible) stopTask(input, change, task, TaskState.SHUTDOWN);
-      else if (needsRestart(input, task)) restartTask(input, change, service, task);
+      else if (needsRestart(input, change, task)) restartTask(input, change, service, task);
     }
   }
 }

@@ -22,9 +22,15 @@ export function isInvalidNode(node: Node | undefined): boolean {
     || node.spec?.availability === NodeSpec_Availability.DRAIN;
 }
 
-export function needsRestart(input: Input, task: Task): boolean {
+export function needsRestart(input: Input, change: Change, task: Task): boolean {
   if (desiredOf(task) > TaskState.RUNNING) return false;
-  return isTerminal(task) || (task.nodeId !== '' && isInvalidNode(input.view.get('node', task.nodeId)));
+  if (!isTerminal(task) && (task.nodeId === '' || !isInvalidNode(input.view.get('node', task.nodeId)))) return false;
+  // A replacement that failed while it still waits out its delay is not replaced before the delay is over: else a task
+  // that is rejected at once would be tried again without pause.
+  const dueMs = timestampMs(task.startAfter);
+  if (task.desiredState !== TaskState.READY || input.nowMs >= dueMs) return true;
+  change.wakeAt(dueMs);
+  return false;
 }
 
 /** The service's policy allows another task after this one. */

@@ -195,10 +195,10 @@ describe('nodes', () => {
 describe('global services', () => {
   it('run one task on every node, also on later ones, and none where constraints say no', () => {
     const swarm = new Swarm({ nodes: 2 });
-    const id = swarm.addService('agent', { global: true, constraints: ['node.labels.skip!=yes'] });
+    const id = swarm.addService('agent', { global: true, constraints: ['node.labels.without!=yes'] });
     swarm.settle();
     swarm.addNode('n3');
-    swarm.addNode('n4', { labels: { skip: 'yes' } });
+    swarm.addNode('n4', { labels: { without: 'yes' } });
     swarm.settle();
     assert.deepEqual(swarm.running(id).map((task) => task.nodeId).sort(), ['n1', 'n2', 'n3']);
   });
@@ -217,14 +217,14 @@ describe('global services', () => {
 
   it('replace a failed task on the same node, and stop where a label changed', () => {
     const swarm = new Swarm({ nodes: 2 });
-    const id = swarm.addService('agent', { global: true, constraints: ['node.labels.skip!=yes'] });
+    const id = swarm.addService('agent', { global: true, constraints: ['node.labels.without!=yes'] });
     swarm.settle();
     const task = swarm.running(id).find((t) => t.nodeId === 'n1');
     assert.ok(task);
     swarm.exit(task, TaskState.FAILED);
     swarm.settle();
     assert.deepEqual(swarm.running(id).map((t) => t.nodeId).sort(), ['n1', 'n2']);
-    swarm.editNode('n2', (node) => node.spec?.annotations?.labels.push({ $typeName: 'docker.swarmkit.v1.Pair', key: 'skip', value: 'yes' }));
+    swarm.editNode('n2', (node) => node.spec?.annotations?.labels.push({ $typeName: 'docker.swarmkit.v1.Pair', key: 'without', value: 'yes' }));
     swarm.advance(10_000);
     assert.deepEqual(swarm.running(id).map((t) => t.nodeId), ['n1']);
   });

@@ -4,7 +4,7 @@
 
 import { clone, create } from '@bufbuild/protobuf';
 import { timestampFromMs, timestampMs } from '../../lib/time.js';
-import { compareText, pairValue, toPairs } from '../../model/pairs.js';
+import { compareText, pairValue, toPairs, toRecord } from '../../model/pairs.js';
 import {
   DriverSchema, EndpointSchema, EndpointSpecSchema, Endpoint_VirtualIPSchema, IPAMConfigSchema, IPAMConfig_AddressFamily,
   IPAMOptionsSchema, NetworkAttachmentSchema, NetworkSchema, NodeSchema, ServiceSchema, TaskSchema, TaskState, equalsEndpoint,
@@ -77,7 +77,7 @@ function allocateNetwork(pass: Pass, network: Network): void {
     const vni = chooseVni(pass, network);
     const configs = chooseSubnets(pass, network);
     if (vni === undefined || configs === undefined) return;
-    const options = { ...Object.fromEntries((network.spec?.driverConfig?.options ?? []).map((o) => [o.key, o.value])), [VNI_OPTION]: String(vni) };
+    const options = { ...toRecord(network.spec?.driverConfig?.options), [VNI_OPTION]: String(vni) };
     next.driverState = create(DriverSchema, { name: 'overlay', options: toPairs(options) });
     next.ipam = create(IPAMOptionsSchema, { driver: create(DriverSchema, { name: 'default' }), configs });
   }
@@ -256,11 +256,15 @@ function allocateTask(pass: Pass, task: Task): void {
     for (const config of configs) {
       const network = pass.networks.get(config.target);
       if (network === undefined) return `network ${config.target} not found`;
-      if (network.driverState === undefined) return `network ${network.spec?.annotations?.name ?? network.id} has no subnet: the address pools are exhausted, or its subnet or VXLAN id is taken`;
-      const attachment = create(NetworkAttachmentSchema, { network, aliases: config.aliases, driverAttachmentOpts: config.driverAttachmentOpts });
+      const name = network.spec?.annotations?.name ?? network.id;
+      if (network.driverState === undefined) {
+        return `network ${name} has no subnet: the address pools are exhausted, or its subnet or VXLAN id is taken`;
+      }
+      const { aliases, driverAttachmentOpts } = config;
+      const attachment = create(NetworkAttachmentSchema, { network, aliases, driverAttachmentOpts });
       if (!isPredefined(network)) {
         const address = takeAddress(pass, network);
-        if (address === undefined) return `no free address in network ${network.spec?.annotations?.name ?? network.id}`;
+        if (address === undefined) return `no free address in network ${name}`;
         attachment.addresses = [address];
       }
       next.networks.push(attachment);

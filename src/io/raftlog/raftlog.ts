@@ -157,7 +157,8 @@ export class RaftLog {
       }
       this.tag = contents.lastTag;
       const decoded = contents.records.map((record) => fromBinary(LogRecordSchema, record));
-      const lastIndex = decoded.reduce((max, r) => (r.record.case === 'entry' && r.record.value.index > max ? r.record.value.index : max), 0n);
+      const indexes = decoded.map(({ record }) => (record.case === 'entry' ? record.value.index : 0n));
+      const lastIndex = indexes.reduce((max, index) => (index > max ? index : max), 0n);
       this.segments.push({ number: Number.parseInt(file, 16), file, lastIndex });
       records.push(...decoded);
     }

@@ -13,7 +13,7 @@ import type { Credentials } from '../io/grpc/client.js';
 import { newId, newTokenSecret } from '../lib/ids.js';
 import { AppFailure, fail, ok, unwrap, type Result } from '../lib/result.js';
 import { NetworkView } from '../model/proto/skein_pb.js';
-import { CA, Dispatcher, LogBroker, NodeCA, NodeSpec_Availability, type SessionMessage } from '../model/proto/swarmkit_pb.js';
+import { CA, Dispatcher, Health, LogBroker, NodeCA, NodeSpec_Availability, type SessionMessage } from '../model/proto/swarmkit_pb.js';
 import type { DataPlane } from '../platform/dataplane.js';
 import type { Executor } from '../platform/executor.js';
 import { MANAGEMENT_PORT, addressTowards, chooseAddress, parseHostPort, resolveAddress } from './addresses.js';
@@ -23,6 +23,7 @@ import { caHandlers, nodeCaHandlers } from './manager/caservice.js';
 import { Consensus } from './manager/consensus.js';
 import { dispatcherHandlers } from './manager/dispatcher.js';
 import { logBrokerHandlers } from './manager/logservice.js';
+import { healthHandlers } from './manager/health.js';
 import { Manager } from './manager/manager.js';
 import { networkViewHandlers } from './manager/networkview.js';
 import type { AgentOptions } from './options.js';
@@ -307,6 +308,7 @@ export class SkeinNode implements NodeBackend {
         { service: Dispatcher, handlers: dispatcherHandlers(manager) },
         { service: LogBroker, handlers: logBrokerHandlers(manager) },
         { service: NetworkView, handlers: networkViewHandlers(manager) },
+        { service: Health, handlers: healthHandlers(manager) },
       ],
     });
   }

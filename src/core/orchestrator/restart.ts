@@ -22,13 +22,12 @@ export function isInvalidNode(node: Node | undefined): boolean {
     || node.spec?.availability === NodeSpec_Availability.DRAIN;
 }
 
+/** A replacement that ended before its own delay was over (it could not be prepared) waits for that moment. */
 export function needsRestart(input: Input, change: Change, task: Task): boolean {
   if (desiredOf(task) > TaskState.RUNNING) return false;
-  if (!isTerminal(task) && (task.nodeId === '' || !isInvalidNode(input.view.get('node', task.nodeId)))) return false;
-  // A replacement that failed while it still waits out its delay is not replaced before the delay is over: else a task
-  // that is rejected at once would be tried again without pause.
-  const dueMs = timestampMs(task.startAfter);
-  if (task.desiredState !== TaskState.READY || input.nowMs >= dueMs) return true;
+  if (!isTerminal(task)) return task.nodeId !== '' && isInvalidNode(input.view.get('node', task.nodeId));
+  const dueMs = task.desiredState === TaskState.READY ? timestampMs(task.startAfter) : 0;
+  if (input.nowMs >= dueMs) return true;
   change.wakeAt(dueMs);
   return false;
 }

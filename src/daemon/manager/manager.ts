@@ -43,7 +43,10 @@ export class Manager implements ManagerBackend {
   }
 
   start(onCrash: (error: unknown) => void): void {
-    this.unsubscribe = this.consensus.onEvents(() => this.dirty.raise());
+    this.unsubscribe = this.consensus.onEvents((events) => {
+      for (const event of events) if (event.kind === 'node' && event.action === 'remove') this.forget(event.object.id);
+      this.dirty.raise();
+    });
     this.loop = this.run();
     this.loop.catch(onCrash);
     this.dirty.raise();
@@ -81,6 +84,12 @@ export class Manager implements ManagerBackend {
       this.acked.set(nodeId, revision);
       this.dirty.raise();
     }
+  }
+
+  /** The node was removed from the swarm. */
+  private forget(nodeId: string): void {
+    this.sessions.forget(nodeId);
+    this.acked.delete(nodeId);
   }
 
   /** Deadlines changed: look again. */

@@ -66,7 +66,7 @@ async function watch(manager: Manager, cache: RowCache, requests: AsyncIterable<
   acks.catch(() => undefined); // The stream broke: `closed` ends the loop below.
   let sent: ReadonlyMap<string, Row> = new Map();
   let first = true;
-  await follow(manager, out.closed, concerns, async () => {
+  await follow(manager, nodeId, out.closed, concerns, async () => {
     if (manager.sessions.check(nodeId, sessionId) !== 'ok') throw new AppFailure({ code: 'aborted', message: 'the node has a newer session' });
     const view = manager.view();
     const { rows, awaited } = cache.get(view);

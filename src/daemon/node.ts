@@ -243,7 +243,7 @@ export class SkeinNode implements NodeBackend {
   /** Ends this node's part in its swarm and removes all that was kept of it. */
   private async forget(): Promise<void> {
     clearTimeout(this.renewal);
-    await this.worker?.leave();
+    await this.worker?.leave(this.managerPart === undefined);
     await this.server?.close();
     await this.managerPart?.close();
     await this.consensus?.close();

@@ -86,8 +86,8 @@ export class Manager implements ManagerBackend {
     }
   }
 
-  /** The node was removed from the swarm. */
-  private forget(nodeId: string): void {
+  /** The node left, or was removed from, the swarm. */
+  forget(nodeId: string): void {
     this.sessions.forget(nodeId);
     this.acked.delete(nodeId);
   }

@@ -150,8 +150,9 @@ export class Worker {
     await this.network.clear();
   }
 
-  /** Ends everything of this node in its swarm. */
-  async leave(): Promise<void> {
+  /** Ends everything of this node in its swarm, which is told of it unless it ends too. */
+  async leave(tell: boolean): Promise<void> {
+    if (tell) await this.session.leave();
     await this.close();
     await this.tasks.stopAll();
   }

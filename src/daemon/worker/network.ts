@@ -25,6 +25,7 @@ export class NetworkAgent {
   private revision = 0n;
   private work: Promise<void> = Promise.resolve();
   private queued = 0;
+  private saving: Promise<void> = Promise.resolve();
   private saveTimer: NodeJS.Timeout | undefined;
   private readonly dataPlane: DataPlane;
   private readonly file: string;
@@ -92,6 +93,7 @@ export class NetworkAgent {
   async clear(): Promise<void> {
     clearTimeout(this.saveTimer);
     await this.work;
+    await this.saving;
   }
 
   private enqueue(body: () => Promise<void>): Promise<void> {
@@ -108,7 +110,9 @@ export class NetworkAgent {
     this.saveTimer ??= setTimeout(() => {
       this.saveTimer = undefined;
       const bytes = toBinary(UpdateSchema, create(UpdateSchema, { revision: this.revision, full: true, upsert: [...this.rows.values()] }));
-      writeFile(`${this.file}.tmp`, bytes, { mode: 0o600 }).then(() => rename(`${this.file}.tmp`, this.file)).catch(this.onBug);
+      // One at a time: they share the file aside.
+      this.saving = this.saving.then(() => writeFile(`${this.file}.tmp`, bytes, { mode: 0o600 }))
+        .then(() => rename(`${this.file}.tmp`, this.file)).catch(this.onBug);
     }, SAVE_DELAY_MS);
   }
 }

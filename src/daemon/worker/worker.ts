@@ -155,6 +155,8 @@ export class Worker {
     if (tell) await this.session.leave();
     await this.close();
     await this.tasks.stopAll();
+    // Their rows went as well.
+    await this.network.clear();
   }
 
   /** The task's own servers (service create --dns), else the node's. */

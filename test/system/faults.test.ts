@@ -211,10 +211,11 @@ describe('faults', { timeout: 600_000 }, () => {
     await serves(lab.workers[0] as LabNode, 'placed');
   });
 
-  test('drain moves the tasks and loses no request; active takes new ones', { timeout: 90_000 }, async () => {
+  test('drain moves the tasks and loses no request; active takes new ones', { timeout: 90_000 }, async (t) => {
     const [w1, w2] = lab.workers as [LabNode, LabNode];
     const load = new Load(lab, lab.plan.clientNetns, lab.plan.nodes.map((n) => n.address), 8080);
     await lab.docker('node', 'update', '--availability', 'drain', w1.name);
+    t.after(() => lab.docker('node', 'update', '--availability', 'active', w1.name));
     await eventually('all tasks on the other worker', 30_000, async () => {
       const { ID } = await nodeState(w2);
       assert.deepEqual((await lab.running('web', 4)).map((t) => t.NodeID), [ID, ID, ID, ID]);

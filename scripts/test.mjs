@@ -46,7 +46,8 @@ function plan(wanted) {
     if (names.includes(what)) return [what, all.get(what) ?? []];
     const file = path.resolve(what);
     if (!file.endsWith(ENDING) || !existsSync(file)) fail(`no tests called ${what}: there are ${names.join(', ')}, or name a ${ENDING} file`);
-    return [path.relative(testRoot, file).split(path.sep)[0], [file]];
+    const [first, ...rest] = path.relative(testRoot, file).split(path.sep);
+    return [rest.length === 0 ? 'unit' : first, [file]];
   });
 }
 
@@ -72,8 +73,16 @@ function report(stream, group, shown) {
     const own = isFile ? shown(data.name) : data.name;
     const name = parents.length === 0 ? own : `${parents.join(' > ')} > ${own}`;
     if (data.skip !== undefined && data.skip !== false) {
-      total.skipped += 1;
-      lines.push(`  - ${name}  # skipped: ${data.skip === true ? 'no reason given' : data.skip}`);
+      const reason = data.skip === true ? 'no reason given' : data.skip;
+      lines.push(`  - ${name}  # skipped: ${reason}`);
+      // A skip is a checked claim about this machine; anything else hides a test.
+      if (String(reason).startsWith('unsupported')) {
+        total.skipped += 1;
+      } else {
+        counts.failed += 1;
+        total.failed += 1;
+        failures.push({ name: `${shown(data.file ?? '')}: ${name}`, error: `skipped without a reason "unsupported: ..." (${reason})` });
+      }
     } else if (kind === 'fail') {
       const { error } = data.details;
       if (!leafFailure(error)) return;

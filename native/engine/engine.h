@@ -21,7 +21,7 @@ typedef struct Counters {
   uint64_t interface_rx, interface_rx_bytes, interface_tx, interface_tx_bytes;
   uint64_t vxlan_rx, vxlan_rx_bytes, vxlan_tx, vxlan_tx_bytes;
   uint64_t host_rx, host_rx_bytes, host_tx, host_tx_bytes;
-  uint64_t replies, coalesced, segmented;
+  uint64_t replies, coalesced, segmented, acks_thinned;
 } Counters;
 
 struct Engine;
@@ -32,6 +32,9 @@ typedef struct Engine {
   Counters counters;
   int epoll_fd, underlay_fd, host_fd, transmit_fds[TRANSMIT_SOCKETS];
   bool no_segment;
+  // Whether much is moved just now, and what that was told from.
+  bool bulk;
+  uint64_t rate_since_ms, rate_bytes;
   Source *sources;
   Coalescer coalescer;
   SegmentBatch batch;
@@ -41,6 +44,8 @@ typedef struct Engine {
   struct sockaddr_in addresses[RECEIVE_BATCH];
   uint8_t control[RECEIVE_BATCH][64];
   uint8_t *tap_buffer;
+  HeldAck held;
+  uint8_t *held_buffer;
   pthread_t thread;
   int call_fd;
   pthread_mutex_t call_mutex;

@@ -117,6 +117,28 @@ void coalescer_finish(Coalescer *c) {
     .gso_size = (uint16_t)c->gso_size, .csum_start = p->l4, .csum_offset = 16};
 }
 
+bool ack_may_hold(const Packet *p) {
+  if (p->ethertype != ETHERTYPE_IPV4 || p->protocol != PROTOCOL_TCP || p->fragment || p->l4 != ETH_SIZE + IP_SIZE) return false;
+  if (p->tcp_flags != TCP_ACK || p->size != p->payload || p->head != p->size || p->vnet.gso_type != GSO_NONE) return false;
+  const uint8_t *tcp = p->frame + p->l4;
+  uint32_t options = p->payload - p->l4 - (uint32_t)TCP_SIZE;
+  // Low nibble: reserved bits, one of them AccECN's.
+  if (tcp[12] & 15) return false;
+  return options == 0 || (options == 12 && load_be32(tcp + TCP_SIZE) == 0x0101080a);
+}
+
+bool ack_supersedes(const HeldAck *held, const Packet *p) {
+  const Packet *old = &held->packet;
+  if (!held->active || held->replaced == ACKS_REPLACED_MAX || p->size != old->size || !ack_may_hold(p)) return false;
+  const uint8_t *a = old->frame, *b = p->frame;
+  if (memcmp(a, b, 16) != 0 || memcmp(a + 20, b + 20, 4) != 0 || memcmp(a + 26, b + 26, 8) != 0) return false; // MACs, type, TOS; fragment bits, TTL, protocol; addresses
+  a += old->l4;
+  b += p->l4;
+  if (memcmp(a, b, 8) != 0) return false; // ports, sequence
+  uint32_t advance = load_be32(b + 8) - load_be32(a + 8);
+  return advance > 0 && advance < 1u << 31;
+}
+
 void offload_receive(Packet *p, uint32_t packet_max) {
   if (p->ethertype != ETHERTYPE_IPV4 || p->fragment || !packet_has_ports(p)) return;
   uint32_t at = packet_checksum_offset(p);

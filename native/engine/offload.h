@@ -5,7 +5,8 @@
 #include "../packet/vxlan.h"
 #include <sys/uio.h>
 
-enum { SEGMENTS_MAX = 64, SEGMENT_HEADERS_MAX = VXLAN_SIZE + ETH_SIZE + 60 + 60, DATAGRAM_MAX = 65000, COALESCE_MAX = 64 };
+enum { SEGMENTS_MAX = 64, SEGMENT_HEADERS_MAX = VXLAN_SIZE + ETH_SIZE + 60 + 60, DATAGRAM_MAX = 65000, COALESCE_MAX = 64,
+       ACK_FRAME_MAX = ETH_SIZE + IP_SIZE + TCP_SIZE + 12, ACKS_REPLACED_MAX = 15 };
 
 // Cuts a GSO frame into VXLAN packets, as many at a time as one UDP_SEGMENT send takes.
 typedef struct Segmenter {
@@ -39,6 +40,14 @@ bool coalescer_start(Coalescer *c, const Packet *p, uint32_t vni, uint32_t vtep,
 bool coalescer_append(Coalescer *c, const Packet *p, uint32_t vni, uint32_t vtep, bool verified);
 // Writes the headers and the virtio header of the super-frame; payloads[1..] follow packet.frame[0..head].
 void coalescer_finish(Coalescer *c);
+
+// The last pure acknowledgement of a burst that came from one device at once. A newer one of the same connection takes
+// its place: a receiver of super-frames acknowledges each, and every acknowledgement costs as much as a super-frame.
+// What says anything else (SACK, a repeated or lower number, ECE, data, other options) is never held nor dropped.
+typedef struct HeldAck { bool active; uint32_t replaced; Packet packet; } HeldAck;
+bool ack_may_hold(const Packet *p);
+// True if p says all that the held one says, and more.
+bool ack_supersedes(const HeldAck *held, const Packet *p);
 
 // Sets the virtio header of a packet as a tunnel delivers it: partial checksums and super-frames of kernel peers.
 void offload_receive(Packet *p, uint32_t packet_max);

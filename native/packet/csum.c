@@ -2,7 +2,7 @@
 #include "csum.h"
 
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__)
-__attribute__((target_clones("avx2", "default")))
+__attribute__((target_clones("avx512f", "avx2", "default")))
 #endif
 static uint64_t sum_words(const uint8_t *data, size_t count) {
   uint64_t lanes[16] = {0};

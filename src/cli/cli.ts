@@ -18,6 +18,14 @@ function integer(text: string): number {
   return Number(text);
 }
 
+/** 300, 300ms or 0.3s; below a second, so that what is compared runs at about the same time. */
+function slice(text: string): number {
+  const [, value, unit] = /^(\d+(?:\.\d+)?)(ms|s)?$/.exec(text) ?? [];
+  const ms = Number(value) * (unit === 's' ? 1000 : 1);
+  if (!(ms >= 50 && ms < 1000)) throw new InvalidArgumentError('at least 50ms and below 1s');
+  return Math.round(ms);
+}
+
 function choice<T extends string>(...choices: T[]): (text: string) => T {
   return (text) => {
     if (!(choices as string[]).includes(text)) throw new InvalidArgumentError(`must be one of ${choices.join(', ')}`);
@@ -50,6 +58,16 @@ export async function runCli(args: readonly string[]): Promise<number> {
     .option('--once', 'check everything, tear down, exit 1 if anything is wrong', false)
     .action(async (options: { once: boolean }) => {
       exitCode = await demo(options.once);
+    });
+  program.command('bench').description('measure beside peers, in one run').command('overlay')
+    .description('task to task across two nodes, beside host veth and kernel VXLAN')
+    .option('--rounds <n>', 'rounds', integer, 9)
+    .option('--slice <duration>', 'length of one measurement', slice, 300)
+    .option('--wire', 'cut every packet to the MTU on the uplinks', false)
+    .option('--json', 'for scripts', false)
+    .action(async ({ slice: sliceMs, rounds, wire, json }: { slice: number; rounds: number; wire: boolean; json: boolean }) => {
+      if (rounds < 1) throw new InvalidArgumentError('--rounds must be at least 1');
+      exitCode = await (await import('../../bench/overlay.js')).benchOverlay({ sliceMs, rounds, wire, json });
     });
   try {
     await program.parseAsync([...args], { from: 'user' });

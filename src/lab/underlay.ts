@@ -9,6 +9,9 @@ export async function buildUnderlay(plan: LabPlan): Promise<void> {
   await inNamespace(plan.switchNetns, 'ip', ['link', 'set', 'lo', 'up']);
   await inNamespace(plan.switchNetns, 'ip', ['link', 'add', 'br0', 'type', 'bridge', 'forward_delay', '0']);
   await inNamespace(plan.switchNetns, 'ip', ['link', 'set', 'br0', 'up']);
+  // The wire filters nothing; where br_netfilter is loaded, a new namespace begins with it on.
+  await inNamespace(plan.switchNetns, 'sysctl', ['-e', '-qw', 'net.bridge.bridge-nf-call-iptables=0', 'net.bridge.bridge-nf-call-ip6tables=0',
+    'net.bridge.bridge-nf-call-arptables=0']);
   const hosts = [...plan.nodes, { name: 'client', netns: plan.clientNetns, address: plan.clientAddress }];
   for (const host of hosts) await addHost(plan, host.name, host.netns, host.address);
 }

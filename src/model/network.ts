@@ -2,7 +2,7 @@
 
 import { parsePrefix, type Prefix } from '../lib/cidr.js';
 import { pairValue } from './pairs.js';
-import type { Network, NetworkAttachmentConfig, Service } from './proto/swarmkit_pb.js';
+import type { Network, NetworkAttachmentConfig, Node, Service } from './proto/swarmkit_pb.js';
 
 export const VNI_OPTION = 'com.docker.network.driver.overlay.vxlanid_list';
 const PREDEFINED_LABEL = 'com.docker.swarm.predefined';
@@ -43,4 +43,18 @@ export function addressOf(cidr: string): string {
 export function macOf(address: string): string {
   const bytes = addressOf(address).split('.').map((part) => Number(part).toString(16).padStart(2, '0'));
   return ['02', '42', ...bytes].join(':');
+}
+
+/** Skein nodes tell their data-path address in this engine label (stock engines tell it by gossip). */
+export const DATA_PATH_LABEL = 'com.skein.data-path-addr';
+
+/** A node of Skein: it holds a network view, or is about to. */
+export function isSkeinNode(node: Node): boolean {
+  return (pairValue(node.description?.engine?.labels, DATA_PATH_LABEL) ?? '') !== '';
+}
+
+/** The data-path address a node announces; its control address where it announced none. */
+export function vtepOf(node: Node): string {
+  const announced = pairValue(node.description?.engine?.labels, DATA_PATH_LABEL);
+  return announced !== undefined && announced !== '' ? announced : node.status?.addr ?? '';
 }

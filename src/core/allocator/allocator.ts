@@ -4,15 +4,15 @@
 
 import { clone, create } from '@bufbuild/protobuf';
 import { timestampFromMs, timestampMs } from '../../lib/time.js';
-import { compareText, pairValue, toPairs } from '../../model/pairs.js';
+import { compareText, pairValue, toPairs, toRecord } from '../../model/pairs.js';
 import {
   DriverSchema, EndpointSchema, EndpointSpecSchema, Endpoint_VirtualIPSchema, IPAMConfigSchema, IPAMConfig_AddressFamily,
   IPAMOptionsSchema, NetworkAttachmentSchema, NetworkSchema, NodeSchema, ServiceSchema, TaskSchema, TaskState, equalsEndpoint,
 } from './wire.js';
-import type { Network, Node, PortConfig, Service, StoreAction, Task } from '../../model/proto/swarmkit_pb.js';
+import type { IPAMConfig, Network, Node, PortConfig, Service, StoreAction, Task } from '../../model/proto/swarmkit_pb.js';
 import { VNI_OPTION, attachmentConfigs, isIngress, isPredefined, prefixesOf, vniOf } from '../../model/network.js';
 import { desiredOf, hostPorts, ingressPorts, stateOf, usesVip } from '../../model/task.js';
-import { formatPrefix, parsePrefix, type Prefix } from '../../lib/cidr.js';
+import { formatPrefix, overlaps, parsePrefix, type Prefix } from '../../lib/cidr.js';
 import { updateAction } from '../store/actions.js';
 import { released, type Acknowledgements } from '../store/soft.js';
 import type { ReadTx } from '../store/view.js';
@@ -77,7 +77,7 @@ function allocateNetwork(pass: Pass, network: Network): void {
     const vni = chooseVni(pass, network);
     const configs = chooseSubnets(pass, network);
     if (vni === undefined || configs === undefined) return;
-    const options = { ...Object.fromEntries((network.spec?.driverConfig?.options ?? []).map((o) => [o.key, o.value])), [VNI_OPTION]: String(vni) };
+    const options = { ...toRecord(network.spec?.driverConfig?.options), [VNI_OPTION]: String(vni) };
     next.driverState = create(DriverSchema, { name: 'overlay', options: toPairs(options) });
     next.ipam = create(IPAMOptionsSchema, { driver: create(DriverSchema, { name: 'default' }), configs });
   }
@@ -97,21 +97,31 @@ function chooseVni(pass: Pass, network: Network): number | undefined {
 }
 
 function chooseSubnets(pass: Pass, network: Network): ReturnType<typeof ipamConfig>[] | undefined {
-  const taken = [...pass.networks.values()].flatMap(prefixesOf);
-  const asked = (network.spec?.ipam?.configs ?? []).filter((config) => config.subnet !== '');
+  const others = [...pass.networks.values()].filter((other) => other.id !== network.id);
+  const taken = others.flatMap(prefixesOf);
+  const asked = askedConfigs(network);
   if (asked.length > 0) {
+    // The request was checked against what was there then; another network may have been faster.
+    if (asked.some((config) => taken.some((other) => overlaps(other, parsePrefix(config.subnet) as Prefix)))) return undefined;
     return asked.map((config) => {
       const prefix = parsePrefix(config.subnet) as Prefix;
       const gateway = config.gateway !== '' ? config.gateway : withBits(prefix.base + 1, prefix.bits).split('/')[0] as string;
       return ipamConfig(formatPrefix(prefix), gateway, config.range);
     });
   }
+  // What a user named for a network that is not allocated yet is as good as taken.
+  const reserved = others.flatMap(askedConfigs).flatMap((config) => parsePrefix(config.subnet) ?? []);
   const cluster = pass.input.view.cluster();
   const pools = (cluster?.defaultAddressPool ?? []).flatMap((text) => parsePrefix(text) ?? []);
   const bits = cluster?.subnetSize === undefined || cluster.subnetSize === 0 ? 24 : cluster.subnetSize;
-  const subnet = freeSubnet(pools.length > 0 ? pools : [{ base: 10 * 2 ** 24, bits: 8 }], bits, taken);
+  const subnet = freeSubnet(pools.length > 0 ? pools : [{ base: 10 * 2 ** 24, bits: 8 }], bits, [...taken, ...reserved]);
   if (subnet === undefined) return undefined;
   return [ipamConfig(formatPrefix(subnet), withBits(subnet.base + 1, bits).split('/')[0] as string, '')];
+}
+
+/** Subnets named by the user. */
+function askedConfigs(network: Network): IPAMConfig[] {
+  return (network.spec?.ipam?.configs ?? []).filter((config) => config.subnet !== '');
 }
 
 function ipamConfig(subnet: string, gateway: string, range: string) {
@@ -246,11 +256,15 @@ function allocateTask(pass: Pass, task: Task): void {
     for (const config of configs) {
       const network = pass.networks.get(config.target);
       if (network === undefined) return `network ${config.target} not found`;
-      if (network.driverState === undefined) return `network ${network.spec?.annotations?.name ?? network.id} has no subnet: the address pools are exhausted or its VXLAN id is taken`;
-      const attachment = create(NetworkAttachmentSchema, { network, aliases: config.aliases, driverAttachmentOpts: config.driverAttachmentOpts });
+      const name = network.spec?.annotations?.name ?? network.id;
+      if (network.driverState === undefined) {
+        return `network ${name} has no subnet: the address pools are exhausted, or its subnet or VXLAN id is taken`;
+      }
+      const { aliases, driverAttachmentOpts } = config;
+      const attachment = create(NetworkAttachmentSchema, { network, aliases, driverAttachmentOpts });
       if (!isPredefined(network)) {
         const address = takeAddress(pass, network);
-        if (address === undefined) return `no free address in network ${network.spec?.annotations?.name ?? network.id}`;
+        if (address === undefined) return `no free address in network ${name}`;
         attachment.addresses = [address];
       }
       next.networks.push(attachment);

@@ -3,7 +3,7 @@
 // in the same commit. A task is an active backend while it runs and is meant to; a draining one takes no new flow.
 
 import { create, equals } from '@bufbuild/protobuf';
-import { addressOf, attachmentConfigs, isIngress, macOf, vniOf } from '../../model/network.js';
+import { addressOf, attachmentConfigs, isIngress, macOf, vniOf, vtepOf } from '../../model/network.js';
 import { desiredOf, ingressPorts, hostPorts, stateOf, taskName, usesVip } from '../../model/task.js';
 import {
   BackendRowSchema, RowSchema, SubnetRowSchema, type BackendRow, type Row,
@@ -67,15 +67,6 @@ export function diffRows(before: ReadonlyMap<string, Row>, after: ReadonlyMap<st
   for (const key of before.keys()) if (!after.has(key)) remove.push(key);
   return { upsert, remove };
 }
-
-/** The data-path address a node announces; its control address where it announced none. */
-export function vtepOf(node: Node): string {
-  const announced = pairValue(node.description?.engine?.labels, DATA_PATH_LABEL);
-  return announced !== undefined && announced !== '' ? announced : node.status?.addr ?? '';
-}
-
-/** Skein nodes tell their data-path address in this engine label (stock engines tell it by gossip). */
-export const DATA_PATH_LABEL = 'com.skein.data-path-addr';
 
 class Builder {
   private readonly view: ReadTx;

@@ -43,7 +43,10 @@ export function shouldRestart(service: Service, task: Task, nowMs: number): bool
   const attempts = policy?.maxAttempts ?? 0n;
   if (attempts === 0n || task.specVersion?.index !== service.specVersion?.index) return true;
   const windowMs = durationMs(policy?.window);
-  const counted = task.restarts.filter((at) => windowMs === 0 || timestampMs(at) > nowMs - windowMs);
+  // The window ends where the task did: a service that gave up does not come back by the mere passing of time.
+  const ended = isTerminal(task) ? task.status?.appliedAt ?? task.status?.timestamp : undefined;
+  const untilMs = ended === undefined ? nowMs : timestampMs(ended);
+  const counted = task.restarts.filter((at) => windowMs === 0 || timestampMs(at) > untilMs - windowMs);
   return BigInt(counted.length) < attempts;
 }
 

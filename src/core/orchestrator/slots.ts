@@ -29,7 +29,8 @@ export function placesOf(service: Service, tasks: readonly Task[]): Map<string, 
   for (const key of [...grouped.keys()].sort(compareText)) {
     const list = (grouped.get(key) as Task[]).sort(byAge);
     const first = list[0] as Task;
-    places.set(key, { key, slot: first.slot, nodeId: isGlobal(service) ? first.nodeId : '', tasks: list, runnable: list.filter(isRunnable) });
+    const nodeId = isGlobal(service) ? first.nodeId : '';
+    places.set(key, { key, slot: first.slot, nodeId, tasks: list, runnable: list.filter(isRunnable) });
   }
   return places;
 }

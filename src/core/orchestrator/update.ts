@@ -58,7 +58,9 @@ function isDirty(service: Service, place: Place, nowMs: number): boolean {
   return newest !== undefined && isOccupied(service, place, nowMs) && isTaskDirty(service, newest);
 }
 
-function measure(input: Input, change: Change, service: Service, places: readonly Place[], dirty: readonly Place[], rollback: boolean): Progress {
+function measure(
+  input: Input, change: Change, service: Service, places: readonly Place[], dirty: readonly Place[], rollback: boolean,
+): Progress {
   const config = (rollback ? service.spec?.rollback : service.spec?.update)
     ?? create(UpdateConfigSchema, { parallelism: 1n });
   const startedMs = timestampMs(service.updateStatus?.startedAt);

@@ -3,7 +3,7 @@
 import type { Logger } from 'pino';
 import type { DataPlane } from '../../platform/dataplane.js';
 import type { Executor } from '../../platform/executor.js';
-import { DATA_PATH_LABEL } from '../../core/network/rows.js';
+import { DATA_PATH_LABEL } from '../../model/network.js';
 import { Forwarder, hostUpstreams, parseUpstream, type Upstream } from '../../io/dns/forwarder.js';
 import type { Credentials } from '../../io/grpc/client.js';
 import { issuerInfo } from '../../io/x509/certificates.js';

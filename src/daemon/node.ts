@@ -63,6 +63,8 @@ export class SkeinNode implements NodeBackend {
   private server: GrpcServer | undefined;
   private renewal: NodeJS.Timeout | undefined;
   private renewing = false;
+  /** The state file being written. */
+  private saving: Promise<void> = Promise.resolve();
   /** init, join and leave exclude each other. */
   private changing = false;
 
@@ -243,11 +245,12 @@ export class SkeinNode implements NodeBackend {
   /** Ends this node's part in its swarm and removes all that was kept of it. */
   private async forget(): Promise<void> {
     clearTimeout(this.renewal);
-    await this.worker?.leave();
+    await this.worker?.leave(this.managerPart === undefined);
     await this.server?.close();
     await this.managerPart?.close();
     await this.consensus?.close();
     await this.parts.dataPlane.reset();
+    await this.saving;
     this.worker = undefined;
     this.server = undefined;
     this.managerPart = undefined;
@@ -355,7 +358,8 @@ export class SkeinNode implements NodeBackend {
     const managers = message.managers.flatMap(({ peer }) => peer === undefined || peer.addr === '' ? [] : [{ nodeId: peer.nodeId, addr: peer.addr }]);
     if (managers.length === 0 || JSON.stringify(managers) === JSON.stringify(state.managers)) return;
     this.state = { ...state, managers };
-    this.files.save(this.state).catch(this.parts.onBug);
+    const next = this.state;
+    this.saving = this.saving.then(() => this.files.save(next)).catch(this.parts.onBug);
   }
 
   /** At a random time in 50 to 80 % of the certificate's life. */
@@ -373,9 +377,11 @@ export class SkeinNode implements NodeBackend {
   private renew(): void {
     if (this.renewing || this.state === undefined) return;
     this.renewing = true;
-    const address = this.state.managers[0]?.addr ?? '';
-    renewCertificate(address, this.credentials()).then(async (renewed) => {
+    const { nodeId, managers } = this.state;
+    renewCertificate(managers[0]?.addr ?? '', this.credentials()).then(async (renewed) => {
       this.renewing = false;
+      // The node left its swarm meanwhile.
+      if (this.state?.nodeId !== nodeId || this.changing) return;
       if (!renewed.ok) {
         this.parts.logger.warn({ error: renewed.error.message }, 'certificate renewal failed; it is tried again');
         clearTimeout(this.renewal);

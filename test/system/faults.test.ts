@@ -1,10 +1,11 @@
 // Faults: what a swarm's users notice when agents, data planes, managers and whole nodes are killed or stopped.
 
 import assert from 'node:assert/strict';
+import { readFile, readdir } from 'node:fs/promises';
 import { after, before, describe, test } from 'node:test';
 import { startAgent } from '../../src/lab/lab.js';
 import type { LabNode } from '../../src/lab/plan.js';
-import { IMAGE, Lab, Load, addressIn, eventually, finished, hold, pidsOf, sleep, vipOf, type TaskJson } from './fixture.js';
+import { IMAGE, Lab, Load, addressIn, eventually, hold, pidsOf, sleep, vipOf, type TaskJson } from './fixture.js';
 
 /** A connection may stall this long while a data plane restarts. */
 const GAP_MAX_MS = 2000;
@@ -210,10 +211,11 @@ describe('faults', { timeout: 600_000 }, () => {
     await serves(lab.workers[0] as LabNode, 'placed');
   });
 
-  test('drain moves the tasks and loses no request; active takes new ones', { timeout: 90_000 }, async () => {
+  test('drain moves the tasks and loses no request; active takes new ones', { timeout: 90_000 }, async (t) => {
     const [w1, w2] = lab.workers as [LabNode, LabNode];
     const load = new Load(lab, lab.plan.clientNetns, lab.plan.nodes.map((n) => n.address), 8080);
     await lab.docker('node', 'update', '--availability', 'drain', w1.name);
+    t.after(() => lab.docker('node', 'update', '--availability', 'active', w1.name));
     await eventually('all tasks on the other worker', 30_000, async () => {
       const { ID } = await nodeState(w2);
       assert.deepEqual((await lab.running('web', 4)).map((t) => t.NodeID), [ID, ID, ID, ID]);
@@ -222,7 +224,6 @@ describe('faults', { timeout: 600_000 }, () => {
     const failed = await load.end();
     assert.equal(failed, 0, `${failed} of ${load.requests} requests failed: ${load.errors.slice(0, 3).join('; ')}`);
     await eventually('nothing left on the drained node', 15_000, async () => {
-      const { readdir } = await import('node:fs/promises');
       assert.deepEqual(await readdir(`${w1.runDir}/netns`), []);
     });
     await lab.docker('node', 'update', '--availability', 'active', w1.name);
@@ -258,6 +259,10 @@ describe('faults', { timeout: 600_000 }, () => {
       await eventually('one task stopped', 15_000, async () => assert.equal(again.filter((t) => alivePid(t.Status.ContainerStatus?.PID ?? 0)).length, 1));
       const waited = Date.now() - since;
       assert.ok(waited > 4000 && waited < 9000, `stopped after ${waited} ms`);
+      const log = await readFile(`${lab.manager.runDir}/agent.log`, 'utf8');
+      const counted = log.split('\n').filter((line) => line.includes('"drainTimeouts"'));
+      assert.equal(counted.length, 1, 'the drain that timed out is counted, the one that waited is not');
+      assert.match(counted[0] ?? '', new RegExp(`"waitedFor":\\["${(await nodeState(w2)).ID}"\\],"drainTimeouts":1,`));
       assert.equal(await two.end(), 0, `requests through nodes that answer: ${two.errors.slice(0, 3).join('; ')}`);
     } finally {
       process.kill(paused, 'SIGCONT');

@@ -13,7 +13,7 @@ import type { Credentials } from '../../src/io/grpc/client.js';
 import { startAgent } from '../../src/lab/lab.js';
 import type { LabNode } from '../../src/lab/plan.js';
 import { unwrap } from '../../src/lib/result.js';
-import { IMAGE, Lab, eventually, sleep, type Output } from './fixture.js';
+import { IMAGE, Lab, Load, eventually, sleep, type Output } from './fixture.js';
 import type { NodeAnswer, NodeCall } from './node-call.js';
 
 const HOUR_MS = 3_600_000;
@@ -95,9 +95,14 @@ describe('joining and leaving', { timeout: 300_000 }, () => {
 
   test('a worker leaves: its tasks end, nothing of the swarm is left on it, the others go on', async () => {
     await lab.docker('service', 'create', '-q', '--name', 'all', '--mode', 'global', '-p', '8080:80', IMAGE, '/bin/probe', 'serve', '80');
+    const id = await idOf(w2);
+    const load = new Load(lab, lab.plan.clientNetns, [w1.address, lab.manager.address], 8080);
     const left = await lab.try(['swarm', 'leave'], w2);
     assert.equal(left.code, 0, left.stderr);
     assert.equal(left.stdout.trim(), 'Node left the swarm.');
+    assert.equal(await stateOf(id), 'down', 'known at once');
+    await sleep(500);
+    assert.equal(await load.end(), 0, load.errors.join('; '));
     await outside(w2);
     assert.equal((await lab.try(['ps', '-q'], w2)).stdout, '');
     assert.ok(!existsSync(path.join(w2.runDir, 'netns')) || readdirSync(path.join(w2.runDir, 'netns')).length === 0);
@@ -188,7 +193,7 @@ describe('joining and leaving', { timeout: 300_000 }, () => {
 
   test('what a certificate allows: a worker\'s no manager method, an expired or foreign one nothing', async () => {
     const own = await credentialsOf(lab.manager);
-    assert.equal((await call(w1, own, 'Health', 'Check', { service: 'Raft' })).response['status'], 'SERVING');
+    assert.equal((await call(w1, own, 'Health', 'Check', { service: 'Raft' })).response['status'], 'SERVING_STATUS_SERVING');
     assert.equal((await call(w1, own, 'Health', 'Check', { service: 'nonsense' })).code, 5);
     assert.equal((await call(w1, own, 'CA', 'GetUnlockKey')).code, 0);
     const worker = await credentialsOf(w1);

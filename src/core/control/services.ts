@@ -13,6 +13,7 @@ import { displayReference, imageIsSomewhere } from '../store/images.js';
 import { createAction, removeAction, updateAction } from '../store/actions.js';
 import type { ReadTx } from '../store/view.js';
 import { change, outOfSequence, rpcFail, type Change, type ChangeContext } from './context.js';
+import { isPredefined } from '../../model/network.js';
 import { find } from './lookup.js';
 import { checkServiceContext, checkServiceSpec, isJob } from './service-checks.js';
 import type { Failed } from './validate.js';
@@ -43,10 +44,12 @@ function resolveNetworks(view: ReadTx, original: ServiceSpec): { ok: true; spec:
   for (const attachment of lists.flat()) {
     const { target } = attachment;
     const found = find(view, 'network', target);
-    if (found.ok) {
+    // Node-local networks (SwarmKit's predefined ones) are refused, not accepted and forgotten: tasks of ours have none.
+    if (found.ok && !isPredefined(found.value)) {
       attachment.target = found.value.id;
-    } else if (PREDEFINED_NETWORKS.includes(target)) {
-      return fail('permission_denied', `The network ${target} cannot be used with services. Only networks scoped to the `
+    } else if (found.ok || PREDEFINED_NETWORKS.includes(target)) {
+      const name = found.ok ? found.value.spec?.annotations?.name ?? target : target;
+      return fail('permission_denied', `The network ${name} cannot be used with services. Only networks scoped to the `
         + 'swarm can be used, such as those created with the overlay driver.');
     } else {
       return found;

@@ -27,6 +27,7 @@ export class NetworkAgent {
   private work: Promise<void> = Promise.resolve();
   private queued = 0;
   private readonly files = new AtomicFiles();
+  private saving: Promise<void> = Promise.resolve();
   private saveTimer: NodeJS.Timeout | undefined;
   private readonly dataPlane: DataPlane;
   private readonly file: string;
@@ -94,6 +95,7 @@ export class NetworkAgent {
   async clear(): Promise<void> {
     clearTimeout(this.saveTimer);
     await this.work;
+    await this.saving;
   }
 
   private enqueue(body: () => Promise<void>): Promise<void> {
@@ -110,7 +112,7 @@ export class NetworkAgent {
     this.saveTimer ??= setTimeout(() => {
       this.saveTimer = undefined;
       const bytes = toBinary(UpdateSchema, create(UpdateSchema, { revision: this.revision, full: true, upsert: [...this.rows.values()] }));
-      this.files.write(this.file, bytes, { mode: 0o600, sync: false }).catch(this.onBug);
+      this.saving = this.files.write(this.file, bytes, { mode: 0o600, sync: false }).catch(this.onBug);
     }, SAVE_DELAY_MS);
   }
 }

@@ -157,10 +157,13 @@ export class Worker {
     await this.network.clear();
   }
 
-  /** Ends everything of this node in its swarm. */
-  async leave(): Promise<void> {
+  /** Ends everything of this node in its swarm, which is told of it unless it ends too. */
+  async leave(tell: boolean): Promise<void> {
+    if (tell) await this.session.leave();
     await this.close();
     await this.tasks.stopAll();
+    // Their rows went as well.
+    await this.network.clear();
   }
 
   /** The task's own servers (service create --dns), else the node's. */

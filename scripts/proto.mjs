@@ -1,23 +1,21 @@
-// Regenerates src/model/proto from proto/ (output is committed; run after editing a .proto file).
+// Regenerates src/model/proto from proto/ (its output is committed; run after editing a .proto file).
+// Needs Debian's protobuf-compiler and libprotobuf-dev; nothing else of the project does.
 import { execFileSync } from 'node:child_process';
-import { writeFileSync, mkdtempSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readdirSync } from 'node:fs';
 import path from 'node:path';
 
 const root = path.resolve(import.meta.dirname, '..');
-const work = mkdtempSync(path.join(tmpdir(), 'skein-proto-'));
+const protos = readdirSync(path.join(root, 'proto')).filter((name) => name.endsWith('.proto'));
 try {
-  const template = path.join(work, 'buf.gen.yaml');
-  writeFileSync(template, JSON.stringify({
-    version: 'v2',
-    plugins: [{
-      local: path.join(root, 'node_modules/.bin/protoc-gen-es'),
-      out: path.join(root, 'src/model/proto'),
-      opt: ['target=js+dts', 'import_extension=js'],
-    }],
-  }));
-  execFileSync(path.join(root, 'node_modules/.bin/buf'), ['generate', path.join(root, 'proto'), '--template', template],
-    { stdio: 'inherit', cwd: root });
-} finally {
-  rmSync(work, { recursive: true, force: true });
+  execFileSync('protoc', [
+    `--plugin=protoc-gen-es=${path.join(root, 'node_modules/.bin/protoc-gen-es')}`,
+    `--proto_path=${path.join(root, 'proto')}`,
+    `--es_out=${path.join(root, 'src/model/proto')}`,
+    '--es_opt=target=js+dts,import_extension=js',
+    ...protos,
+  ], { stdio: 'inherit', cwd: root });
+} catch (error) {
+  if (error.code !== 'ENOENT') throw error;
+  console.error('protoc is missing: apt-get install protobuf-compiler libprotobuf-dev');
+  process.exit(1);
 }

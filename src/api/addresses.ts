@@ -80,27 +80,8 @@ export function resolveAdvertise(text: string, listen: string): string {
     if (isUnspecified(host)) throw failure('invalid_argument', refusal);
     return join({ host, port: address.port });
   }
-  const host = isUnspecified(listening.host) ? systemAddress() : listening.host;
-  return join({ host, port: listening.port });
-}
-
-/** The one address of this machine that others could mean; several are the user's choice to make. */
-function systemAddress(): string {
-  const candidates = Object.entries(networkInterfaces()).flatMap(([name, list]) => (list ?? [])
-    .filter((x) => !x.internal && !(x.family === 'IPv6' && x.address.startsWith('fe80')) && !name.startsWith('docker'))
-    .map((x) => ({ name, family: x.family, address: x.address })));
-  const v4 = candidates.filter((x) => x.family === 'IPv4');
-  const usable = v4.length > 0 ? v4 : candidates;
-  const [first, second] = usable;
-  if (first === undefined) {
-    throw failure('invalid_argument', "could not find the system's IP address - specify one with --advertise-addr");
-  }
-  if (second === undefined) return first.address;
-  const where = first.name === second.name
-    ? `on interface ${first.name} (${first.address} and ${second.address})`
-    : `on different interfaces (${first.address} on ${first.name} and ${second.address} on ${second.name})`;
-  throw failure('invalid_argument', 'could not choose an IP address to advertise since this system has multiple addresses '
-    + `${where} - specify one with --advertise-addr`);
+  // Left to the node: its own default, or the one address of the machine.
+  return isUnspecified(listening.host) ? '' : join({ host: listening.host, port: listening.port });
 }
 
 export function resolveDataPath(text: string): string {

@@ -78,4 +78,6 @@ export interface NodeBackend {
   swarmInit(request: InitRequest): Promise<Result<string>>;
   swarmJoin(request: JoinRequest): Promise<Result<void>>;
   swarmLeave(force: boolean): Promise<Result<void>>;
+  /** Images were added or removed; resolves once the managers know (or cannot be reached), so that they can be used at once. */
+  imagesChanged(): Promise<void>;
 }

@@ -4,6 +4,7 @@ import { Command, InvalidArgumentError } from 'commander';
 import { AppFailure, unwrap } from '../lib/result.js';
 import { AGENT_DEFAULTS, agentOptions, type AgentOptions } from '../daemon/options.js';
 import { runAgent } from '../daemon/agent.js';
+import { installDockerRuntime } from '../io/docker/wrapper.js';
 import { labDown, labExec, labList, labUp, nodeInfo } from '../lab/lab.js';
 import type { LabRequest } from '../lab/plan.js';
 import { labNames } from '../lab/teardown.js';
@@ -46,6 +47,13 @@ export async function runCli(args: readonly string[]): Promise<number> {
     .action(async (options) => {
       exitCode = await doctor(options);
     });
+  program.command('install').description('register the task runtime with this machine\'s Docker Engine, for --runtime docker')
+    .option('--daemon-json <file>', 'configuration of the Engine', '/etc/docker/daemon.json')
+    .option('--daemon-pidfile <file>', 'pid file of the Engine, which is told to reload', '/var/run/docker.pid')
+    .action(async ({ daemonJson, daemonPidfile }: { daemonJson: string; daemonPidfile: string }) => {
+      const { changed, wrapperFile } = await installDockerRuntime({ daemonJson, daemonPidFile: daemonPidfile });
+      console.log(changed ? `runtime registered in ${daemonJson} (${wrapperFile}); the Engine was told to reload` : `runtime is registered in ${daemonJson} already`);
+    });
   program.command('demo').description('a swarm of one manager and two workers that serves a port from every node')
     .option('--once', 'check everything, tear down, exit 1 if anything is wrong', false)
     .action(async (options: { once: boolean }) => {
@@ -85,6 +93,7 @@ function addAgent(program: Command): void {
     .option('--runtime <runtime>', 'auto, oci or docker')
     .option('--docker-socket <path>', `the local Engine's socket; default ${AGENT_DEFAULTS.dockerSocket}`)
     .option('--gateway-bridge <cidr>', `default ${AGENT_DEFAULTS.gatewayBridge}`)
+    .option('--dns <servers>', 'upstream DNS servers, comma-separated; default: those of /etc/resolv.conf')
     .option('--log-level <level>', `default ${AGENT_DEFAULTS.logLevel}`)
     .action(async ({ config, ...flags }: Partial<AgentOptions> & { config?: string }) => {
       unwrap(await runAgent(unwrap(await agentOptions(flags, config))));

@@ -1,6 +1,7 @@
 // Addresses a node listens on and tells others: host[:port] text, interface names, and the one to choose when none is
 // given. Errors in Docker's words.
 
+import { createSocket } from 'node:dgram';
 import os from 'node:os';
 import { parseAddress } from '../lib/cidr.js';
 import { fail, ok, type Result } from '../lib/result.js';
@@ -35,17 +36,31 @@ export function resolveAddress(text: string, what: string): Result<string> {
   return fail('invalid_argument', `${what} must be an IP address or network interface (with optional port number)`);
 }
 
-/** The only address of this machine; an error that says what to do when there are several or none. */
+/** The address this machine has towards another host: what it tells others when it was told nothing. */
+export function addressTowards(host: string): Promise<string | undefined> {
+  return new Promise((resolve) => {
+    const socket = createSocket('udp4');
+    socket.on('error', () => resolve(undefined)); // No route: the caller chooses otherwise.
+    // Connecting a datagram socket sends nothing; it only picks the route.
+    socket.connect(9, host, () => {
+      const { address } = socket.address();
+      socket.close();
+      resolve(address);
+    });
+  });
+}
+
+/** The only address of this machine. The CLI adds the advice to name one with --advertise-addr to these errors. */
 export function chooseAddress(ignore: (name: string) => boolean): Result<string> {
   const found = Object.entries(os.networkInterfaces())
     .filter(([name]) => !ignore(name))
     .flatMap(([name, list]) => (list ?? []).filter((a) => a.family === 'IPv4' && !a.internal).map((a) => ({ name, address: a.address })));
   if (found.length === 1) return ok((found[0] as { address: string }).address);
   if (found.length === 0) {
-    return fail('invalid_argument', 'could not find the system\'s IP address - specify one with --advertise-addr');
+    return fail('invalid_argument', 'could not find the system\'s IP address');
   }
   const [a, b] = found as [{ name: string; address: string }, { name: string; address: string }];
   const where = a.name === b.name ? `on interface ${a.name} (${a.address} and ${b.address})`
     : `on different interfaces (${a.address} on ${a.name} and ${b.address} on ${b.name})`;
-  return fail('invalid_argument', `could not choose an IP address to advertise since this system has multiple addresses ${where} - specify one with --advertise-addr`);
+  return fail('invalid_argument', `could not choose an IP address to advertise since this system has multiple addresses ${where}`);
 }

@@ -13,10 +13,13 @@ import type { Executor } from '../platform/executor.js';
 import { SkeinNode } from './node.js';
 import type { AgentOptions } from './options.js';
 
+/** Keys and images of nodes: tasks of the pseudo image `host` must not read them. */
+const HIDDEN_PATHS = ['/var/lib/skein-lab'];
+
 export function makeExecutor(options: AgentOptions): Executor {
   return options.runtime === 'docker'
     ? new DockerExecutor({ stateDir: options.stateDir, socketPath: options.dockerSocket })
-    : new OciExecutor({ stateDir: options.stateDir });
+    : new OciExecutor({ stateDir: options.stateDir, hiddenPaths: HIDDEN_PATHS });
 }
 
 export function makeDataPlane(options: AgentOptions, logger: Logger): DatapathClient {

@@ -11,18 +11,19 @@ import { CERT_EXPIRY_DEFAULT_MS, bundle, createCsr, createRootCa, joinToken, roo
 import { startGrpcServer, type GrpcServer, type ServerIdentity } from '../io/grpc/server.js';
 import type { Credentials } from '../io/grpc/client.js';
 import { newId, newTokenSecret } from '../lib/ids.js';
-import { fail, ok, unwrap, type Result } from '../lib/result.js';
+import { AppFailure, fail, ok, unwrap, type Result } from '../lib/result.js';
 import { NetworkView } from '../model/proto/skein_pb.js';
-import { CA, Dispatcher, LogBroker, NodeCA, NodeSpec_Availability, type SessionMessage } from '../model/proto/swarmkit_pb.js';
+import { CA, Dispatcher, Health, LogBroker, NodeCA, NodeSpec_Availability, type SessionMessage } from '../model/proto/swarmkit_pb.js';
 import type { DataPlane } from '../platform/dataplane.js';
 import type { Executor } from '../platform/executor.js';
-import { MANAGEMENT_PORT, chooseAddress, parseHostPort, resolveAddress } from './addresses.js';
+import { MANAGEMENT_PORT, addressTowards, chooseAddress, parseHostPort, resolveAddress } from './addresses.js';
 import { authorize } from './manager/authorize.js';
 import { bootstrapActions, hostOf } from './manager/bootstrap.js';
 import { caHandlers, nodeCaHandlers } from './manager/caservice.js';
 import { Consensus } from './manager/consensus.js';
 import { dispatcherHandlers } from './manager/dispatcher.js';
 import { logBrokerHandlers } from './manager/logservice.js';
+import { healthHandlers } from './manager/health.js';
 import { Manager } from './manager/manager.js';
 import { networkViewHandlers } from './manager/networkview.js';
 import type { AgentOptions } from './options.js';
@@ -62,6 +63,8 @@ export class SkeinNode implements NodeBackend {
   private server: GrpcServer | undefined;
   private renewal: NodeJS.Timeout | undefined;
   private renewing = false;
+  /** The state file being written. */
+  private saving: Promise<void> = Promise.resolve();
   /** init, join and leave exclude each other. */
   private changing = false;
 
@@ -157,14 +160,16 @@ export class SkeinNode implements NodeBackend {
         }, randomBytes),
         value: undefined,
       })));
+      await this.serve(state);
+      this.state = state;
+      await this.startWorker(state);
       // From here on a restart finds the swarm.
       await this.files.save(state);
-      this.state = state;
-      await this.serve(state);
-      await this.startWorker(state);
       const problem = await (this.worker as unknown as Worker).waitConnected(JOIN_TIMEOUT_MS);
       if (problem !== '') this.parts.logger.error({ problem }, 'the manager\'s own session does not stand yet');
       return ok(nodeId);
+    } catch (error) {
+      return await this.abandon(error);
     } finally {
       this.changing = false;
     }
@@ -175,7 +180,10 @@ export class SkeinNode implements NodeBackend {
     if (request.remoteAddrs.length === 0) return fail('invalid_argument', 'at least 1 RemoteAddr is required to join');
     const listen = parseHostPort(request.listenAddr === '' ? this.parts.options.listenAddr : request.listenAddr, MANAGEMENT_PORT);
     if (!listen.ok) return listen;
-    const addresses = this.addresses(request.advertiseAddr, request.dataPathAddr, listen.value.port);
+    const towards = parseHostPort(request.remoteAddrs[0] as string, MANAGEMENT_PORT);
+    const own = request.advertiseAddr !== '' || this.parts.options.advertiseAddr !== '' || !towards.ok
+      ? request.advertiseAddr : await addressTowards(towards.value.host) ?? '';
+    const addresses = this.addresses(own, request.dataPathAddr, listen.value.port);
     if (!addresses.ok) return addresses;
     this.changing = true;
     try {
@@ -206,9 +214,15 @@ export class SkeinNode implements NodeBackend {
         return ok(undefined);
       }
       return failure;
+    } catch (error) {
+      return await this.abandon(error);
     } finally {
       this.changing = false;
     }
+  }
+
+  async imagesChanged(): Promise<void> {
+    await this.worker?.refresh();
   }
 
   async swarmLeave(force: boolean): Promise<Result<void>> {
@@ -221,23 +235,36 @@ export class SkeinNode implements NodeBackend {
     }
     this.changing = true;
     try {
-      clearTimeout(this.renewal);
-      await this.worker?.leave();
-      await this.server?.close();
-      await this.managerPart?.close();
-      await this.consensus?.close();
-      await this.parts.dataPlane.reset();
-      this.worker = undefined;
-      this.server = undefined;
-      this.managerPart = undefined;
-      this.consensus = undefined;
-      this.state = undefined;
-      this.certificates = undefined;
-      await this.files.clear();
+      await this.forget();
       return ok(undefined);
     } finally {
       this.changing = false;
     }
+  }
+
+  /** Ends this node's part in its swarm and removes all that was kept of it. */
+  private async forget(): Promise<void> {
+    clearTimeout(this.renewal);
+    await this.worker?.leave(this.managerPart === undefined);
+    await this.server?.close();
+    await this.managerPart?.close();
+    await this.consensus?.close();
+    await this.parts.dataPlane.reset();
+    await this.saving;
+    this.worker = undefined;
+    this.server = undefined;
+    this.managerPart = undefined;
+    this.consensus = undefined;
+    this.state = undefined;
+    this.certificates = undefined;
+    await this.files.clear();
+  }
+
+  /** An init or join that failed half way leaves nothing behind. Bugs go on as bugs. */
+  private async abandon(error: unknown): Promise<Result<never>> {
+    if (!(error instanceof AppFailure)) throw error;
+    await this.forget();
+    return { ok: false, error: error.toError() };
   }
 
   private addresses(advertise: string, dataPath: string, port: number): Result<{ advertiseAddr: string; dataPathAddr: string }> {
@@ -284,6 +311,7 @@ export class SkeinNode implements NodeBackend {
         { service: Dispatcher, handlers: dispatcherHandlers(manager) },
         { service: LogBroker, handlers: logBrokerHandlers(manager) },
         { service: NetworkView, handlers: networkViewHandlers(manager) },
+        { service: Health, handlers: healthHandlers(manager) },
       ],
     });
   }
@@ -301,6 +329,7 @@ export class SkeinNode implements NodeBackend {
       vxlanPort: state.vxlanPort,
       underlayMtu: underlayMtu(dataPathHost),
       gatewayBridge: parts.options.gatewayBridge,
+      dns: parts.options.dns,
       logger: parts.logger,
       credentials: () => this.credentials(),
       managers: () => (this.state ?? state).managers.map(({ addr }) => addr),
@@ -329,7 +358,8 @@ export class SkeinNode implements NodeBackend {
     const managers = message.managers.flatMap(({ peer }) => peer === undefined || peer.addr === '' ? [] : [{ nodeId: peer.nodeId, addr: peer.addr }]);
     if (managers.length === 0 || JSON.stringify(managers) === JSON.stringify(state.managers)) return;
     this.state = { ...state, managers };
-    this.files.save(this.state).catch(this.parts.onBug);
+    const next = this.state;
+    this.saving = this.saving.then(() => this.files.save(next)).catch(this.parts.onBug);
   }
 
   /** At a random time in 50 to 80 % of the certificate's life. */
@@ -347,9 +377,11 @@ export class SkeinNode implements NodeBackend {
   private renew(): void {
     if (this.renewing || this.state === undefined) return;
     this.renewing = true;
-    const address = this.state.managers[0]?.addr ?? '';
-    renewCertificate(address, this.credentials()).then(async (renewed) => {
+    const { nodeId, managers } = this.state;
+    renewCertificate(managers[0]?.addr ?? '', this.credentials()).then(async (renewed) => {
       this.renewing = false;
+      // The node left its swarm meanwhile.
+      if (this.state?.nodeId !== nodeId || this.changing) return;
       if (!renewed.ok) {
         this.parts.logger.warn({ error: renewed.error.message }, 'certificate renewal failed; it is tried again');
         clearTimeout(this.renewal);

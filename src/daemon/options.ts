@@ -5,6 +5,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { parse } from 'yaml';
 import { parsePrefix } from '../lib/cidr.js';
+import { parseUpstream } from '../io/dns/forwarder.js';
 import { fail, ok, type Result } from '../lib/result.js';
 
 export interface AgentOptions {
@@ -19,6 +20,8 @@ export interface AgentOptions {
   readonly runtime: 'auto' | 'oci' | 'docker';
   readonly dockerSocket: string;
   readonly gatewayBridge: string;
+  /** Upstream DNS servers, comma-separated; empty: those of /etc/resolv.conf. */
+  readonly dns: string;
   readonly logLevel: string;
   readonly datapathBinary: string;
 }
@@ -35,6 +38,7 @@ export const AGENT_DEFAULTS: AgentOptions = {
   runtime: 'auto',
   dockerSocket: '/var/run/docker.sock',
   gatewayBridge: '172.18.0.1/16',
+  dns: '',
   logLevel: 'info',
   datapathBinary: path.resolve(import.meta.dirname, '../../../build/skein-datapath'),
 };
@@ -64,6 +68,9 @@ export async function agentOptions(flags: Partial<AgentOptions>, file: string | 
     if (!choices.includes(options[key])) return fail('invalid_argument', `option "${key}" must be one of ${choices.join(', ')}, not "${options[key]}"`);
   }
   if (parsePrefix(options.gatewayBridge) === undefined) return fail('invalid_argument', `option "gatewayBridge" must be an address with a prefix length like 172.18.0.1/16, not "${options.gatewayBridge}"`);
+  for (const server of options.dns.split(',').filter((text) => text !== '')) {
+    if (parseUpstream(server) === undefined) return fail('invalid_argument', `option "dns" must be addresses like 192.0.2.1 or 192.0.2.1:5353, not "${server}"`);
+  }
   for (const key of ['stateDir', 'runDir', 'socket'] as const) {
     if (!path.isAbsolute(options[key])) return fail('invalid_argument', `option "${key}" must be an absolute path, not "${options[key]}"`);
   }

@@ -1,9 +1,10 @@
 // What a node keeps of its swarm beside the raft log: identity, certificates, known managers. Small files, each
 // written aside, synced and renamed, so that a crash leaves the old or the new one.
 
-import { mkdir, open, readFile, rename, rm } from 'node:fs/promises';
+import { readFile, rm } from 'node:fs/promises';
 import { randomBytes } from 'node:crypto';
 import path from 'node:path';
+import { AtomicFiles } from '../io/atomicfile.js';
 
 export interface SwarmState {
   readonly nodeId: string;
@@ -26,6 +27,7 @@ export interface NodeCertificates {
 
 export class SwarmFiles {
   readonly directory: string;
+  private readonly files = new AtomicFiles();
 
   constructor(stateDir: string) {
     this.directory = path.join(stateDir, 'swarm');
@@ -74,16 +76,7 @@ export class SwarmFiles {
   }
 
   private async write(name: string, content: string | Uint8Array, mode: number): Promise<void> {
-    const file = path.join(this.directory, name);
-    await mkdir(path.dirname(file), { recursive: true, mode: 0o700 });
-    const handle = await open(`${file}.tmp`, 'w', mode);
-    await handle.writeFile(content);
-    await handle.sync();
-    await handle.close();
-    await rename(`${file}.tmp`, file);
-    const directory = await open(path.dirname(file), 'r');
-    await directory.sync();
-    await directory.close();
+    await this.files.write(path.join(this.directory, name), content, { mode, sync: true });
   }
 }
 

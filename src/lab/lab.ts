@@ -6,6 +6,7 @@ import { closeSync, openSync } from 'node:fs';
 import { mkdir, readFile, writeFile, rename } from 'node:fs/promises';
 import path from 'node:path';
 import { fail, ok, type Result } from '../lib/result.js';
+import { startTime } from '../daemon/agent.js';
 import { api, until } from './dockerapi.js';
 import { startEngine } from './engine.js';
 import { LAB_RUN, planFile, planLab, type LabNode, type LabPlan, type LabRequest } from './plan.js';
@@ -39,15 +40,15 @@ export async function labUp(request: LabRequest, progress: Progress): Promise<Re
   const plan = planned.value;
   const old = await loadPlan(plan.name);
   if (old !== undefined) {
-    if ((await Promise.all(old.nodes.map(agentPid))).every((pid) => pid > 0)) {
+    if (await isBeingMade(old)) return fail('already_exists', `lab "${plan.name}" is being made by process ${old.builder?.pid}`);
+    if (old.builder === undefined && (await Promise.all(old.nodes.map(agentPid))).every((pid) => pid > 0)) {
       return fail('already_exists', `lab "${plan.name}" is up: stop it first with "skein lab down --name ${plan.name}"`);
     }
     progress(`cleaning up what an earlier lab "${plan.name}" left behind`);
     await tearDown(old);
   }
   await mkdir(LAB_RUN, { recursive: true });
-  await writeFile(`${planFile(plan.name)}.tmp`, JSON.stringify(plan, undefined, 2));
-  await rename(`${planFile(plan.name)}.tmp`, planFile(plan.name));
+  await savePlan({ ...plan, builder: { pid: process.pid, start: await startTime(process.pid) ?? '' } });
   progress(`making ${plan.nodes.length} network namespaces`);
   await buildUnderlay(plan);
   if (plan.runtime === 'docker') {
@@ -58,7 +59,18 @@ export async function labUp(request: LabRequest, progress: Progress): Promise<Re
   await Promise.all(plan.nodes.map((node) => startAgent(plan, node)));
   progress('forming the swarm');
   await formSwarm(plan);
+  await savePlan(plan);
   return ok(plan);
+}
+
+async function savePlan(plan: LabPlan): Promise<void> {
+  await writeFile(`${planFile(plan.name)}.tmp`, JSON.stringify(plan, undefined, 2));
+  await rename(`${planFile(plan.name)}.tmp`, planFile(plan.name));
+}
+
+/** Another process is at it right now. */
+async function isBeingMade({ builder }: LabPlan): Promise<boolean> {
+  return builder !== undefined && builder.pid !== process.pid && await startTime(builder.pid) === builder.start;
 }
 
 export async function labDown(name: string): Promise<Result<void>> {
@@ -67,6 +79,7 @@ export async function labDown(name: string): Promise<Result<void>> {
     const known = await labNames();
     return fail('not_found', `no lab "${name}"${known.length === 0 ? '' : ` (there is: ${known.join(', ')})`}`);
   }
+  if (await isBeingMade(plan)) return fail('failed_precondition', `lab "${name}" is being made by process ${plan.builder?.pid}: stop that first`);
   await tearDown(plan);
   return ok(undefined);
 }

@@ -25,6 +25,8 @@ export interface LabPlan {
   readonly clientNetns: string;
   readonly clientAddress: string;
   readonly nodes: readonly LabNode[];
+  /** The process that makes the lab; gone once the swarm is formed. */
+  readonly builder?: { readonly pid: number; readonly start: string };
 }
 
 export interface LabRequest {

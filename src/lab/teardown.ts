@@ -11,6 +11,8 @@ import { run } from './run.js';
 import { removeUnderlay } from './underlay.js';
 import { stopEngine } from './engine.js';
 
+const KILL_TIMEOUT_MS = 5000;
+
 export async function tearDown(plan: LabPlan): Promise<void> {
   const errors: Error[] = [];
   const attempt = async (work: Promise<unknown>): Promise<void> => {
@@ -20,9 +22,11 @@ export async function tearDown(plan: LabPlan): Promise<void> {
       errors.push(error instanceof Error ? error : new Error(String(error)));
     }
   };
-  for (const node of plan.nodes) await attempt(killPid(await agentPid(node), 'main.js'));
+  // Agents first: they start data planes. By their arguments, not by pid files: a lab that was killed on its way up has
+  // agents that have not written theirs yet.
+  await attempt(killBy('--state-dir', plan.nodes.map((node) => node.stateDir)));
+  await attempt(killBy('--run-dir', plan.nodes.map((node) => node.runDir)));
   await Promise.all(plan.nodes.map(async (node) => {
-    await attempt(killPid(await datapathPid(node), 'skein-datapath'));
     await attempt(removeTasks(plan, node));
     await attempt(unmountAll(path.join(node.runDir, 'netns')));
     await attempt(unmountAll(node.stateDir));
@@ -57,12 +61,25 @@ async function isProgram(pid: number, program: string): Promise<boolean> {
   return command.includes(program);
 }
 
-async function killPid(pid: number, program: string): Promise<void> {
-  if (pid === 0) return;
-  process.kill(pid, 'SIGKILL');
-  const deadline = Date.now() + 5000;
-  while (await isProgram(pid, program)) {
-    if (Date.now() > deadline) throw new Error(`process ${pid} (${program}) does not end`);
+/** Ends every process that has the option with one of the values, and waits until there is none. */
+async function killBy(option: string, values: readonly string[]): Promise<void> {
+  const deadline = Date.now() + KILL_TIMEOUT_MS;
+  for (;;) {
+    const found: number[] = [];
+    for (const pid of (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number)) {
+      const args = (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0');
+      const at = args.indexOf(option);
+      if (pid !== process.pid && at >= 0 && values.includes(args[at + 1] ?? '')) found.push(pid);
+    }
+    if (found.length === 0) return;
+    if (Date.now() > deadline) throw new Error(`processes ${found.join(', ')} do not end`);
+    for (const pid of found) {
+      try {
+        process.kill(pid, 'SIGKILL');
+      } catch {
+        // It ended by itself.
+      }
+    }
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
 }

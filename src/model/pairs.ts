@@ -15,9 +15,8 @@ export function toPairs(record: Readonly<Record<string, string>> | undefined | n
 }
 
 export function toRecord(pairs: readonly Pair[] | undefined): Record<string, string> {
-  const record: Record<string, string> = {};
-  for (const pair of pairs ?? []) record[pair.key] = pair.value;
-  return record;
+  // Not by assignment: a key may be called __proto__.
+  return Object.fromEntries((pairs ?? []).map((pair) => [pair.key, pair.value]));
 }
 
 export function pairValue(pairs: readonly Pair[] | undefined, key: string): string | undefined {

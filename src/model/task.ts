@@ -3,7 +3,7 @@
 import { create, equals } from '@bufbuild/protobuf';
 import {
   EndpointSpecSchema, EndpointSpec_ResolutionMode, PortConfig_PublishMode, TaskSpecSchema, TaskState,
-  type Network, type Node, type PortConfig, type Service, type Task,
+  type Node, type PortConfig, type Service, type Task,
 } from './proto/swarmkit_pb.js';
 
 /** Ended by itself or by us: the process is gone. ORPHANED is not: nobody knows. */
@@ -37,15 +37,20 @@ export function taskName(task: Task): string {
   return `${task.serviceAnnotations?.name ?? ''}.${slot}.${task.id}`;
 }
 
-/** The task does not match its service's current spec and has to be replaced. */
+/**
+ * The task does not match its service's current spec and has to be replaced. Equal spec versions settle it; otherwise
+ * only a change of what the task itself was made from counts (not of the replica count).
+ */
 export function isTaskDirty(service: Service, task: Task): boolean {
-  if (task.specVersion?.index === service.specVersion?.index) return false;
+  const version = service.specVersion?.index;
+  if (version !== undefined && task.specVersion?.index === version) return false;
   const spec = service.spec?.task;
   if (spec === undefined || task.spec === undefined) return true;
   if (!equals(TaskSpecSchema, spec, task.spec)) return true;
-  const wanted = service.spec?.endpoint ?? create(EndpointSpecSchema);
-  const given = task.endpoint?.spec;
-  return given !== undefined && !equals(EndpointSpecSchema, wanted, given);
+  // Before its allocation a task has no endpoint yet. An endpoint spec left out means the empty one.
+  if (task.endpoint === undefined) return false;
+  const none = create(EndpointSpecSchema);
+  return !equals(EndpointSpecSchema, service.spec?.endpoint ?? none, task.endpoint.spec ?? none);
 }
 
 export function ingressPorts(ports: readonly PortConfig[] | undefined): PortConfig[] {
@@ -60,16 +65,7 @@ export function usesVip(service: Service): boolean {
   return (service.spec?.endpoint?.mode ?? EndpointSpec_ResolutionMode.VIP) === EndpointSpec_ResolutionMode.VIP;
 }
 
-export function isIngress(network: Network): boolean {
-  return network.spec?.ingress === true;
-}
-
-/** Address part of "a.b.c.d/len". */
-export function addressOf(cidr: string): string {
-  const slash = cidr.indexOf('/');
-  return slash < 0 ? cidr : cidr.slice(0, slash);
-}
-
+/** The host name the node told; empty while it told none. */
 export function nodeName(node: Node): string {
-  return node.description?.hostname ?? node.id;
+  return node.description?.hostname ?? '';
 }

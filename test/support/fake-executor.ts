@@ -6,7 +6,7 @@ import type {
   ContainerSummary, Controller, Executor, ImageStore, ImageSummary, LogOptions, LogRecord,
 } from '../../src/platform/executor.js';
 import { AppFailure } from '../../src/lib/result.js';
-import { taskName } from '../../src/core/control/lookup.js';
+import { taskName } from '../../src/model/task.js';
 import { describe } from './fake-node.js';
 
 async function size(tar: AsyncIterable<Uint8Array>): Promise<number> {

@@ -3,7 +3,7 @@
 
 import { randomBytes } from 'node:crypto';
 import { clone, create } from '@bufbuild/protobuf';
-import { isTaskDirty } from '../../src/core/control/dirty.js';
+import { isTaskDirty } from '../../src/model/task.js';
 import { createAction, removeAction, updateAction } from '../../src/core/store/actions.js';
 import type { ReadTx } from '../../src/core/store/view.js';
 import { newId } from '../../src/lib/ids.js';

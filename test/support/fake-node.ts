@@ -51,6 +51,8 @@ export class FakeNode implements NodeBackend {
     this.logLines = options.logLines ?? 3;
   }
 
+  async imagesChanged(): Promise<void> {}
+
   local(): LocalNode {
     return {
       state: this.state, error: '', nodeId: this.nodeId, isManager: this.state === 'active' && !this.worker,

@@ -8,7 +8,8 @@ import path from 'node:path';
 import { create } from '@bufbuild/protobuf';
 import { DatapathClient } from '../../src/io/datapath/client.js';
 import { type Row, RowSchema } from '../../src/model/proto/skein_pb.js';
-import type { NodeNetworkConfig, Sandbox } from '../../src/platform/dataplane.js';
+import type { Sandbox } from '../../src/model/sandbox.js';
+import type { NodeNetworkConfig } from '../../src/platform/dataplane.js';
 
 const BINARY = path.resolve(import.meta.dirname, '../../../build/skein-datapath');
 export const NET_A = { vni: 4096, name: 'neta', subnet: '10.0.1.0/24', gateway: '10.0.1.1' };

@@ -151,6 +151,14 @@ export class Lab {
     return datapathPid(node);
   }
 
+  /** SIGKILL, and gone when this resolves. startAgent() of src/lab/lab.ts starts it again. */
+  async killAgent(node: LabNode): Promise<void> {
+    const pid = await agentPid(node);
+    assert.ok(pid > 0, `the agent of ${node.name} runs`);
+    process.kill(pid, 'SIGKILL');
+    await eventually(`the agent of ${node.name} is gone`, 5000, async () => assert.equal(await agentPid(node), 0));
+  }
+
   private async loadImage(): Promise<void> {
     const rootfs = path.join(this.work, 'rootfs');
     await mkdir(path.join(rootfs, 'bin'), { recursive: true });
@@ -162,8 +170,7 @@ export class Lab {
     }
     const tar = path.join(this.work, 'image.tar');
     assert.equal((await command('tar', ['-C', rootfs, '-cf', tar, '.'])).code, 0);
-    const nodes = this.plan.runtime === 'docker' ? [this.manager] : this.plan.nodes;
-    await Promise.all(nodes.map(async (node) => {
+    await Promise.all(this.plan.nodes.map(async (node) => {
       const output = await this.try(['import', tar, IMAGE], node);
       assert.equal(output.code, 0, output.stderr);
     }));
@@ -212,4 +219,49 @@ export function finished(child: ChildProcess): Promise<Output> {
 
 export function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+export async function vipOf(lab: Lab, service: string): Promise<string> {
+  const found = await lab.api<{ Endpoint: { VirtualIPs: { Addr: string }[] } }>('GET', `/v1.50/services/${service}`);
+  const own = found.Endpoint.VirtualIPs.at(-1)?.Addr ?? '';
+  return own.split('/')[0] as string;
+}
+
+/** Process of each task, by task. */
+export function pidsOf(tasks: readonly TaskJson[]): Record<string, number> {
+  return Object.fromEntries(tasks.map((t) => [t.ID, t.Status.ContainerStatus?.PID ?? 0]));
+}
+
+/** One TCP connection for `ms`; resolves with its longest gap, rejects when it breaks. */
+export async function hold(lab: Lab, netns: string, address: string, port: number, ms: number): Promise<number> {
+  const output = await lab.inside(netns, lab.probe, ['hold', address, String(port), String(ms)], ms + 15_000);
+  const gap = /^ok \d+ max_gap_ms=(\d+)$/m.exec(output.stdout)?.[1];
+  assert.ok(gap, `connection to ${address}:${port} from ${netns}: ${output.stdout}`);
+  return Number(gap);
+}
+
+/** HTTP requests one after the other to each address, until end(). */
+export class Load {
+  requests = 0;
+  readonly errors: string[] = [];
+  private stopped = false;
+  private readonly done: Promise<unknown>;
+
+  constructor(lab: Lab, netns: string, addresses: readonly string[], port: number) {
+    this.done = Promise.all(addresses.map(async (address) => {
+      while (!this.stopped) {
+        this.requests += 1;
+        const { code, stderr } = await lab.inside(netns, 'curl', ['-sS', '--max-time', '4', '-o', '/dev/null', `http://${address}:${port}/`]);
+        if (code !== 0) this.errors.push(`${new Date().toISOString()} ${stderr.trim()}`);
+        await sleep(20);
+      }
+    }));
+  }
+
+  /** Resolves with the number of failed requests. */
+  async end(): Promise<number> {
+    this.stopped = true;
+    await this.done;
+    return this.errors.length;
+  }
 }

@@ -2,13 +2,15 @@
 
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { IMAGE, Lab, addressIn, eventually, finished, sleep } from './fixture.js';
+import { CLIS, IMAGE, Lab, addressIn, eventually, finished, sleep } from './fixture.js';
 
 export function swarmSuite(name: string, runtime: 'oci' | 'docker'): void {
   describe(`a swarm of three nodes, ${runtime} runtime`, { timeout: 240_000 }, () => {
     let lab: Lab;
     before(async () => {
-      lab = await Lab.up(name, { runtime });
+      // Either runtime with another CLI: between them both are driven.
+      const cli = runtime === 'docker' ? CLIS.at(-1) : CLIS[0];
+      lab = await Lab.up(name, { runtime, ...(cli === undefined ? {} : { cli }) });
       await lab.docker('network', 'create', '-d', 'overlay', 'net');
       await lab.docker('service', 'create', '-q', '--name', 'web', '--network', 'net', '--replicas', '3', '-p', '8080:80',
         '--publish', 'published=8081,target=80,protocol=udp', '--constraint', 'node.role==worker', IMAGE, '/bin/probe', 'serve', '80');
@@ -101,6 +103,56 @@ export function swarmSuite(name: string, runtime: 'oci' | 'docker'): void {
       assert.ok(asker);
       assert.match(text, new RegExp(`^[0-9a-z]{12} ${addressIn(asker, 'net')}`), text);
       await lab.docker('service', 'rm', 'asker');
+    });
+
+    test('unknown names go upstream, to the service\'s own servers', async () => {
+      // A server that answers every question with 203.0.113.7: the question, one A record by pointer.
+      const server = lab.spawnInside(lab.plan.clientNetns, process.execPath, ['-e', `
+        const socket = require('dgram').createSocket('udp4');
+        socket.on('message', (m, peer) => {
+          let end = 12;
+          while (m[end] !== 0) end += m[end] + 1;
+          const head = Buffer.from(m.subarray(0, end + 5));
+          head.set([0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0], 2);
+          socket.send(Buffer.concat([head, Buffer.from([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 203, 0, 113, 7])]), peer.port, peer.address);
+        });
+        socket.bind(53, () => console.log('ready'));`]);
+      try {
+        await new Promise((resolve) => server.stdout?.once('data', resolve));
+        await lab.docker('service', 'create', '-q', '--name', 'curious', '--network', 'net', '--dns', lab.plan.clientAddress, IMAGE, '/bin/probe', 'serve', '80');
+        const [task] = await lab.running('curious', 1);
+        assert.ok(task);
+        const output = await lab.inside(await lab.netnsOf(task), 'dig', ['@127.0.0.11', '+short', '+tries=1', '+time=4', 'example.test']);
+        assert.equal(output.stdout.trim(), '203.0.113.7');
+        const own = await lab.inside(await lab.netnsOf(task), 'dig', ['@127.0.0.11', '+short', '+tries=1', '+time=4', 'curious']);
+        assert.notEqual(own.stdout.trim(), '203.0.113.7', 'known names are not asked upstream');
+        await lab.docker('service', 'rm', 'curious');
+      } finally {
+        server.kill('SIGKILL');
+      }
+    });
+
+    test('a host-mode port is open on the task\'s node only, with the client\'s address', async () => {
+      await lab.docker('service', 'create', '-q', '--name', 'hosted', '--constraint', 'node.hostname==w1', '--publish', 'published=8095,target=80,mode=host', IMAGE, '/bin/probe', 'serve', '80');
+      const answer = await eventually('the host port', 5000, () => lab.ask(lab.plan.clientNetns, lab.node('w1').address, 8095));
+      assert.equal(answer.client, lab.plan.clientAddress);
+      const elsewhere = await lab.inside(lab.plan.clientNetns, 'curl', ['-sS', '--max-time', '2', `http://${lab.node('w2').address}:8095/`]);
+      assert.notEqual(elsewhere.code, 0);
+      assert.match(await lab.docker('service', 'ps', 'hosted'), /\*:8095->80\/tcp/);
+      await lab.docker('service', 'rm', 'hosted');
+    });
+
+    test('an internal network has no way out', async () => {
+      await lab.docker('network', 'create', '-d', 'overlay', '--internal', 'closed');
+      await lab.docker('service', 'create', '-q', '--name', 'inner', '--network', 'closed', '--replicas', '2', IMAGE, '/bin/probe', 'serve', '80');
+      const [one, two] = await lab.running('inner', 2);
+      assert.ok(one && two);
+      const netns = await lab.netnsOf(one);
+      await lab.ask(netns, addressIn(two, 'closed'), 80);
+      const out = await lab.inside(netns, 'curl', ['-sS', '--max-time', '2', `http://${lab.manager.address}:8080/`]);
+      assert.notEqual(out.code, 0);
+      await lab.docker('service', 'rm', 'inner');
+      await eventually('network removal', 20_000, () => lab.docker('network', 'rm', 'closed'));
     });
 
     test('tasks reach the outside, and ping it', async () => {

@@ -2,11 +2,12 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { isTaskDirty } from '../../src/core/control/dirty.js';
+import { isTaskDirty } from '../../src/model/task.js';
 import { createNetwork } from '../../src/core/control/networks.js';
 import { createService, removeService, updateService } from '../../src/core/control/services.js';
 import { create } from '@bufbuild/protobuf';
-import { TaskSchema, UpdateStatus_UpdateState, type Service, type ServiceSpec } from '../../src/model/proto/swarmkit_pb.js';
+import { createAction } from '../../src/core/store/actions.js';
+import { NodeSchema, NodeStatus_State, TaskSchema, UpdateStatus_UpdateState, type Service, type ServiceSpec } from '../../src/model/proto/swarmkit_pb.js';
 import { network, published, spec, World } from '../support/control.js';
 
 function made(world: World, request: ServiceSpec): Service {
@@ -165,19 +166,19 @@ test('a task is dirty when its spec changed, not when only the replica count did
   assert.equal(isTaskDirty(changed, task), true);
 });
 
-test('a forced job runs again', () => {
+test('job modes are refused as long as nothing runs them', () => {
   const world = new World();
-  const job = { Mode: { ReplicatedJob: { TotalCompletions: 2 } } };
-  const first = made(world, spec('job', job));
-  assert.equal(first.jobStatus?.jobIteration?.index, 0n);
-  const again = update(world, first, spec('job', { ...job, TaskTemplate: { ContainerSpec: { Image: 'app:1' }, ForceUpdate: 1 } }));
-  assert.equal(again.jobStatus?.jobIteration?.index, 1n);
+  const job = spec('job', { Mode: { ReplicatedJob: { TotalCompletions: 2 } } });
+  assert.match(world.refused((view, context) => createService(view, job, context)).message, /^job modes are not supported yet/);
 });
 
-test('remove by name', () => {
+test('an image that no node has is refused at once; one that a node has, by name, id or digest, is not', () => {
   const world = new World();
-  made(world, spec('web'));
-  world.run((view) => removeService(view, 'web'));
-  assert.equal(world.store.list('service').length, 0);
-  assert.equal(world.refused((view) => removeService(view, 'web')).message, 'service web not found');
+  const id = `sha256:${'ab'.repeat(32)}`;
+  world.apply([createAction('node', create(NodeSchema, {
+    id: 'n1', status: { state: NodeStatus_State.READY }, description: { images: { references: ['app:1', id] } },
+  }))]);
+  const image = (name: string): ServiceSpec => spec(`s${name.length}`, {}, { Image: name });
+  assert.match(world.refused((view, context) => createService(view, image('nope'), context)).message, /^No such image: nope:latest/);
+  for (const good of ['app:1', 'docker.io/library/app:1', id, 'abababababab']) made(world, image(good));
 });

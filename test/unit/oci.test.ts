@@ -10,7 +10,7 @@ import fc from 'fast-check';
 import { readFrames } from '../../src/io/docker/logs.js';
 import { wrapperScript } from '../../src/io/docker/wrapper.js';
 import { mergeEnv } from '../../src/io/images/changes.js';
-import { formatReference, parseReference } from '../../src/io/images/reference.js';
+import { formatReference, parseReference } from '../../src/model/image-reference.js';
 import { capabilitySet, defaultCapabilities } from '../../src/io/oci/capabilities.js';
 import { scopedPath } from '../../src/io/oci/files.js';
 import { watchHealth } from '../../src/io/oci/health.js';

@@ -1,7 +1,7 @@
 // /events: the swarm's changes as a stream of JSON objects. Nothing is kept: `since` in the past gives what happens
 // from now on. A client too slow to keep up is cut off rather than buffered without end.
 
-import { nodeName } from '../../core/control/lookup.js';
+import { nodeName } from '../../model/task.js';
 import type { StoreEvent } from '../../core/store/view.js';
 import { NodeRole, type Node, type Service } from '../../model/proto/swarmkit_pb.js';
 import { toRecord } from '../../model/pairs.js';

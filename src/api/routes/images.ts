@@ -61,6 +61,7 @@ async function stream(call: Call, lines: readonly JsonObject[]): Promise<void> {
 
 async function load(call: Call): Promise<void> {
   const names = await call.backend.executor.images.load(call.body());
+  await call.backend.imagesChanged();
   await stream(call, names.map((name) => ({
     stream: name.startsWith('sha256:') ? `Loaded image ID: ${name}\n` : `Loaded image: ${name}\n`,
   })));
@@ -85,6 +86,7 @@ async function createOne(call: Call): Promise<void> {
     changes: call.query.getAll('changes').flatMap((text) => text.split('\n')).filter((text) => text !== ''),
     message: call.query.get('message') ?? '',
   });
+  await call.backend.imagesChanged();
   await stream(call, [{ status: id }]);
 }
 
@@ -127,6 +129,7 @@ async function remove(call: Call): Promise<void> {
       + `${user.id.slice(0, 12)} is using its referenced image ${image.id.replace('sha256:', '').slice(0, 12)}`);
   }
   await executor.images.remove(name);
+  await call.backend.imagesChanged();
   const after = await executor.images.inspect(image.id);
   const gone = image.repoTags.filter((tag) => after?.repoTags.includes(tag) !== true);
   call.reply(200, [...gone.map((Untagged) => ({ Untagged })), ...(after === undefined ? [{ Deleted: image.id }] : [])]);

@@ -1,11 +1,13 @@
 // /networks: the swarm's overlay networks beside the node's predefined ones.
 
 import { createNetwork, removeNetwork } from '../../core/control/networks.js';
-import { find, taskName } from '../../core/control/lookup.js';
+import { find } from '../../core/control/lookup.js';
+import { taskName } from '../../model/task.js';
 import { networkTargets } from '../../core/control/service-checks.js';
 import type { ReadTx } from '../../core/store/view.js';
 import { unwrap } from '../../lib/result.js';
 import { TaskState, type Network } from '../../model/proto/swarmkit_pb.js';
+import { isPredefined } from '../../model/network.js';
 import { networkSpecFromJson, networkToJson, predefinedNetwork } from '../convert/network.js';
 import type { JsonObject } from '../convert/json.js';
 import { failure, notFound } from '../errors.js';
@@ -45,7 +47,8 @@ function matches(filters: Filters, network: JsonObject, inUse: (id: string) => b
 function list(call: Call): void {
   const filters = call.filters('dangling', 'driver', 'id', 'label', 'name', 'scope', 'type');
   const view = call.backend.manager()?.view();
-  const swarm = view?.list('network').map((network) => networkToJson(network)) ?? [];
+  // Docker does not list the swarm's records of the node-local networks either: each node lists its own.
+  const swarm = view?.list('network').filter((network) => !isPredefined(network)).map((network) => networkToJson(network)) ?? [];
   const inUse = (id: string): boolean => view !== undefined && isUsed(view, id);
   call.reply(200, [...localNetworks(call), ...swarm].filter((network) => matches(filters, network, inUse)));
 }

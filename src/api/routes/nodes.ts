@@ -1,6 +1,7 @@
 // /nodes: list, inspect, update, remove.
 
-import { find, nodeName } from '../../core/control/lookup.js';
+import { find } from '../../core/control/lookup.js';
+import { nodeName } from '../../model/task.js';
 import { removeNode, updateNode } from '../../core/control/nodes.js';
 import { unwrap } from '../../lib/result.js';
 import { toRecord } from '../../model/pairs.js';

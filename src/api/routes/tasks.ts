@@ -1,7 +1,7 @@
 // /tasks: list and inspect. `_up-to-date` is the CLI's private filter for tasks that match their service's spec.
 
-import { isTaskDirty } from '../../core/control/dirty.js';
-import { find, taskName } from '../../core/control/lookup.js';
+import { find } from '../../core/control/lookup.js';
+import { isTaskDirty, taskName } from '../../model/task.js';
 import type { ReadTx } from '../../core/store/view.js';
 import { unwrap } from '../../lib/result.js';
 import { toRecord } from '../../model/pairs.js';

@@ -3,9 +3,8 @@
 import { contains, formatAddress, parseAddress, parsePrefix, prefixSize } from '../../lib/cidr.js';
 import { pairValue, toRecord } from '../../model/pairs.js';
 import type { Task } from '../../model/proto/swarmkit_pb.js';
-import type { Sandbox } from '../../platform/dataplane.js';
-import { vniOf } from '../allocator/allocator.js';
-import { macOf } from '../allocator/pool.js';
+import { macOf, vniOf } from '../../model/network.js';
+import type { Sandbox } from '../../model/sandbox.js';
 
 const MTU_OPTION = 'com.docker.network.driver.mtu';
 

@@ -4,22 +4,22 @@
 
 import { clone, create } from '@bufbuild/protobuf';
 import { timestampFromMs, timestampMs } from '../../lib/time.js';
-import { compareText, pairValue, toPairs } from '../../model/pairs.js';
+import { compareText, pairValue, toPairs, toRecord } from '../../model/pairs.js';
 import {
   DriverSchema, EndpointSchema, EndpointSpecSchema, Endpoint_VirtualIPSchema, IPAMConfigSchema, IPAMConfig_AddressFamily,
   IPAMOptionsSchema, NetworkAttachmentSchema, NetworkSchema, NodeSchema, ServiceSchema, TaskSchema, TaskState, equalsEndpoint,
 } from './wire.js';
-import type { Network, Node, PortConfig, Service, StoreAction, Task, NetworkAttachmentConfig } from '../../model/proto/swarmkit_pb.js';
-import { desiredOf, hostPorts, ingressPorts, isIngress, stateOf, usesVip } from '../../model/task.js';
-import { formatPrefix, parsePrefix, type Prefix } from '../../lib/cidr.js';
+import type { IPAMConfig, Network, Node, PortConfig, Service, StoreAction, Task } from '../../model/proto/swarmkit_pb.js';
+import { VNI_OPTION, attachmentConfigs, isIngress, isPredefined, prefixesOf, vniOf } from '../../model/network.js';
+import { desiredOf, hostPorts, ingressPorts, stateOf, usesVip } from '../../model/task.js';
+import { formatPrefix, overlaps, parsePrefix, type Prefix } from '../../lib/cidr.js';
 import { updateAction } from '../store/actions.js';
 import { released, type Acknowledgements } from '../store/soft.js';
 import type { ReadTx } from '../store/view.js';
 import { freeAddress, freeSubnet, numberOf, withBits } from './pool.js';
 
-export const VNI_FIRST = 4096;
+const VNI_FIRST = 4096;
 const VNI_LAST = 2 ** 24 - 1;
-export const VNI_OPTION = 'com.docker.network.driver.overlay.vxlanid_list';
 const DYNAMIC_PORT_FIRST = 30000;
 const DYNAMIC_PORT_LAST = 32767;
 const ALLOCATIONS_MAX = 200;
@@ -66,20 +66,6 @@ function byAge<T extends { id: string; meta?: { createdAt?: Parameters<typeof ti
   return [...list].sort((a, b) => timestampMs(a.meta?.createdAt) - timestampMs(b.meta?.createdAt) || compareText(a.id, b.id));
 }
 
-export function vniOf(network: Network): number | undefined {
-  const value = pairValue(network.driverState?.options, VNI_OPTION);
-  return value === undefined ? undefined : Number(value.split(',')[0]);
-}
-
-function isPredefined(network: Network): boolean {
-  return pairValue(network.spec?.annotations?.labels, 'com.docker.swarm.predefined') !== undefined;
-}
-
-/** Subnets of a network once allocated. */
-export function prefixesOf(network: Network): Prefix[] {
-  return (network.ipam?.configs ?? []).flatMap((config) => parsePrefix(config.subnet) ?? []);
-}
-
 function allocateNetwork(pass: Pass, network: Network): void {
   if (network.driverState !== undefined) return;
   if (pass.actions.length >= ALLOCATIONS_MAX) return;
@@ -91,7 +77,7 @@ function allocateNetwork(pass: Pass, network: Network): void {
     const vni = chooseVni(pass, network);
     const configs = chooseSubnets(pass, network);
     if (vni === undefined || configs === undefined) return;
-    const options = { ...Object.fromEntries((network.spec?.driverConfig?.options ?? []).map((o) => [o.key, o.value])), [VNI_OPTION]: String(vni) };
+    const options = { ...toRecord(network.spec?.driverConfig?.options), [VNI_OPTION]: String(vni) };
     next.driverState = create(DriverSchema, { name: 'overlay', options: toPairs(options) });
     next.ipam = create(IPAMOptionsSchema, { driver: create(DriverSchema, { name: 'default' }), configs });
   }
@@ -111,21 +97,31 @@ function chooseVni(pass: Pass, network: Network): number | undefined {
 }
 
 function chooseSubnets(pass: Pass, network: Network): ReturnType<typeof ipamConfig>[] | undefined {
-  const taken = [...pass.networks.values()].flatMap(prefixesOf);
-  const asked = (network.spec?.ipam?.configs ?? []).filter((config) => config.subnet !== '');
+  const others = [...pass.networks.values()].filter((other) => other.id !== network.id);
+  const taken = others.flatMap(prefixesOf);
+  const asked = askedConfigs(network);
   if (asked.length > 0) {
+    // The request was checked against what was there then; another network may have been faster.
+    if (asked.some((config) => taken.some((other) => overlaps(other, parsePrefix(config.subnet) as Prefix)))) return undefined;
     return asked.map((config) => {
       const prefix = parsePrefix(config.subnet) as Prefix;
       const gateway = config.gateway !== '' ? config.gateway : withBits(prefix.base + 1, prefix.bits).split('/')[0] as string;
       return ipamConfig(formatPrefix(prefix), gateway, config.range);
     });
   }
+  // What a user named for a network that is not allocated yet is as good as taken.
+  const reserved = others.flatMap(askedConfigs).flatMap((config) => parsePrefix(config.subnet) ?? []);
   const cluster = pass.input.view.cluster();
   const pools = (cluster?.defaultAddressPool ?? []).flatMap((text) => parsePrefix(text) ?? []);
   const bits = cluster?.subnetSize === undefined || cluster.subnetSize === 0 ? 24 : cluster.subnetSize;
-  const subnet = freeSubnet(pools.length > 0 ? pools : [{ base: 10 * 2 ** 24, bits: 8 }], bits, taken);
+  const subnet = freeSubnet(pools.length > 0 ? pools : [{ base: 10 * 2 ** 24, bits: 8 }], bits, [...taken, ...reserved]);
   if (subnet === undefined) return undefined;
   return [ipamConfig(formatPrefix(subnet), withBits(subnet.base + 1, bits).split('/')[0] as string, '')];
+}
+
+/** Subnets named by the user. */
+function askedConfigs(network: Network): IPAMConfig[] {
+  return (network.spec?.ipam?.configs ?? []).filter((config) => config.subnet !== '');
 }
 
 function ipamConfig(subnet: string, gateway: string, range: string) {
@@ -177,6 +173,11 @@ function takeAddress(pass: Pass, network: Network): string | undefined {
   return undefined;
 }
 
+function giveBack(pass: Pass, network: Network | undefined, cidr: string): void {
+  const address = numberOf(cidr);
+  if (network !== undefined && address !== undefined) pass.used.get(network.id)?.delete(address);
+}
+
 /** Every node has its own address on the ingress network: the source of rewritten local clients. */
 function allocateNode(pass: Pass, node: Node): void {
   const ingress = [...pass.networks.values()].find(isIngress);
@@ -188,12 +189,6 @@ function allocateNode(pass: Pass, node: Node): void {
   const next = clone(NodeSchema, node);
   next.attachments.push(create(NetworkAttachmentSchema, { network: ingress, addresses: [address] }));
   pass.actions.push(updateAction('node', next));
-}
-
-/** Networks a service's tasks join, as asked for: the task template's, or the service's own (before API 1.25). */
-export function attachmentConfigs(service: Service): readonly NetworkAttachmentConfig[] {
-  const fromTask = service.spec?.task?.networks ?? [];
-  return fromTask.length > 0 ? fromTask : service.spec?.networks ?? [];
 }
 
 function allocateService(pass: Pass, service: Service): void {
@@ -261,11 +256,15 @@ function allocateTask(pass: Pass, task: Task): void {
     for (const config of configs) {
       const network = pass.networks.get(config.target);
       if (network === undefined) return `network ${config.target} not found`;
-      if (network.driverState === undefined) return `network ${network.spec?.annotations?.name ?? network.id} has no subnet: the address pools are exhausted or its VXLAN id is taken`;
-      const attachment = create(NetworkAttachmentSchema, { network, aliases: config.aliases, driverAttachmentOpts: config.driverAttachmentOpts });
+      const name = network.spec?.annotations?.name ?? network.id;
+      if (network.driverState === undefined) {
+        return `network ${name} has no subnet: the address pools are exhausted, or its subnet or VXLAN id is taken`;
+      }
+      const { aliases, driverAttachmentOpts } = config;
+      const attachment = create(NetworkAttachmentSchema, { network, aliases, driverAttachmentOpts });
       if (!isPredefined(network)) {
         const address = takeAddress(pass, network);
-        if (address === undefined) return `no free address in network ${network.spec?.annotations?.name ?? network.id}`;
+        if (address === undefined) return `no free address in network ${name}`;
         attachment.addresses = [address];
       }
       next.networks.push(attachment);
@@ -276,6 +275,8 @@ function allocateTask(pass: Pass, task: Task): void {
   const status = next.status;
   if (status === undefined) return;
   if (reason !== undefined) {
+    // What was taken before the problem came up is not held: other tasks may have it in this pass.
+    for (const { network, addresses } of next.networks) for (const cidr of addresses) giveBack(pass, network, cidr);
     if (status.err === reason) return;
     next.networks = [];
     status.err = reason;

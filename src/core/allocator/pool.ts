@@ -1,6 +1,6 @@
 // Address choice inside prefixes: lowest free, deterministic.
 
-import { contains, formatAddress, overlaps, parseAddress, parsePrefix, prefixSize, type Prefix } from '../../lib/cidr.js';
+import { formatAddress, overlaps, parseAddress, prefixSize, type Prefix } from '../../lib/cidr.js';
 
 /** Lowest free host address of the prefix; undefined when it is full. Network and broadcast addresses are never given. */
 export function freeAddress(prefix: Prefix, used: ReadonlySet<number>, range: Prefix = prefix): number | undefined {
@@ -35,11 +35,3 @@ export function numberOf(text: string): number | undefined {
   const slash = text.indexOf('/');
   return parseAddress(slash < 0 ? text : text.slice(0, slash));
 }
-
-/** MAC address of an overlay endpoint: 02:42 and the IPv4 bytes, as Docker makes it. */
-export function macOf(address: string): string {
-  const bytes = address.split('/')[0]?.split('.').map((part) => Number(part).toString(16).padStart(2, '0')) ?? [];
-  return ['02', '42', ...bytes].join(':');
-}
-
-export { contains, parsePrefix };

@@ -3,21 +3,10 @@
 
 import { fail, ok, type Result } from '../../lib/result.js';
 import type { Node, Task } from '../../model/proto/swarmkit_pb.js';
+import { nodeName, taskName } from '../../model/task.js';
 import type { ObjectTypes, ReadTx } from '../store/view.js';
 
 type Findable = 'service' | 'network' | 'secret' | 'config' | 'node' | 'task';
-
-/** Name of a task as users see it: `<service>.<slot or node id>.<task id>`. */
-export function taskName(task: Task): string {
-  const own = task.annotations?.name ?? '';
-  if (own !== '') return own;
-  const slot = task.slot === 0n ? task.nodeId : String(task.slot);
-  return `${task.serviceAnnotations?.name ?? ''}.${slot}.${task.id}`;
-}
-
-export function nodeName(node: Node): string {
-  return node.description?.hostname ?? '';
-}
 
 function nameOf<K extends Findable>(kind: K, object: ObjectTypes[K]): string {
   if (kind === 'node') return nodeName(object as Node);

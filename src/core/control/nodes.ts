@@ -2,7 +2,7 @@
 // tasks, in the same command.
 
 import { clone, create } from '@bufbuild/protobuf';
-import { durationMs, timestampFromMs } from '../../lib/time.js';
+import { durationMs, timestampFromMs, timestampMs } from '../../lib/time.js';
 import type { Result } from '../../lib/result.js';
 import {
   BlacklistedCertificateEntrySchema, BlacklistedCertificateSchema, ClusterSchema, NodeRole, NodeSchema,
@@ -74,7 +74,7 @@ function barCertificate(view: ReadTx, nodeId: string, nowMs: number): StoreActio
   const configured = durationMs(cluster.spec?.caConfig?.nodeCertExpiry);
   const expiryMs = nowMs + (configured === 0 ? DEFAULT_CERT_EXPIRY_MS : configured);
   cluster.blacklistedCertificates = [
-    ...cluster.blacklistedCertificates.filter((entry) => entry.key !== nodeId),
+    ...cluster.blacklistedCertificates.filter((entry) => entry.key !== nodeId && timestampMs(entry.value?.expiry) > nowMs),
     create(BlacklistedCertificateEntrySchema, {
       key: nodeId, value: create(BlacklistedCertificateSchema, { expiry: timestampFromMs(expiryMs) }),
     }),

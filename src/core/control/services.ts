@@ -6,12 +6,14 @@ import { clone, create } from '@bufbuild/protobuf';
 import { timestampFromMs } from '../../lib/time.js';
 import type { Result } from '../../lib/result.js';
 import {
-  JobStatusSchema, ServiceSchema, ServiceSpecSchema, UpdateStatusSchema, UpdateStatus_UpdateState, VersionSchema,
+  ServiceSchema, ServiceSpecSchema, UpdateStatusSchema, UpdateStatus_UpdateState, VersionSchema,
   type ContainerSpec, type NetworkAttachmentConfig, type Service, type ServiceSpec,
 } from '../../model/proto/swarmkit_pb.js';
+import { displayReference, imageIsSomewhere } from '../store/images.js';
 import { createAction, removeAction, updateAction } from '../store/actions.js';
 import type { ReadTx } from '../store/view.js';
 import { change, outOfSequence, rpcFail, type Change, type ChangeContext } from './context.js';
+import { isPredefined } from '../../model/network.js';
 import { find } from './lookup.js';
 import { checkServiceContext, checkServiceSpec, isJob } from './service-checks.js';
 import type { Failed } from './validate.js';
@@ -42,10 +44,12 @@ function resolveNetworks(view: ReadTx, original: ServiceSpec): { ok: true; spec:
   for (const attachment of lists.flat()) {
     const { target } = attachment;
     const found = find(view, 'network', target);
-    if (found.ok) {
+    // Node-local networks (SwarmKit's predefined ones) are refused, not accepted and forgotten: tasks of ours have none.
+    if (found.ok && !isPredefined(found.value)) {
       attachment.target = found.value.id;
-    } else if (PREDEFINED_NETWORKS.includes(target)) {
-      return fail('permission_denied', `The network ${target} cannot be used with services. Only networks scoped to the `
+    } else if (found.ok || PREDEFINED_NETWORKS.includes(target)) {
+      const name = found.ok ? found.value.spec?.annotations?.name ?? target : target;
+      return fail('permission_denied', `The network ${name} cannot be used with services. Only networks scoped to the `
         + 'swarm can be used, such as those created with the overlay driver.');
     } else {
       return found;
@@ -58,24 +62,31 @@ function nextSpecVersion(view: ReadTx): { $typeName: 'docker.swarmkit.v1.Version
   return create(VersionSchema, { index: view.index + 1n });
 }
 
+/** Modes that the orchestrator does not run yet are refused, not accepted and forgotten. */
+function checkMode(spec: ServiceSpec): Failed | undefined {
+  return isJob(spec) ? fail('unimplemented', 'job modes are not supported yet: use --mode replicated or global') : undefined;
+}
+
+/** An image that no node has and none can fetch is refused at once. */
+function checkImage(view: ReadTx, spec: ServiceSpec, before: ServiceSpec | undefined): Failed | undefined {
+  const image = containerOf(spec)?.image ?? '';
+  if (image === '' || image === containerOf(before)?.image || imageIsSomewhere(view, image)) return undefined;
+  return fail('not_found', `No such image: ${displayReference(image)}: load it on the nodes with docker load or docker import`);
+}
+
 export function createService(view: ReadTx, request: ServiceSpec, context: ChangeContext): Result<Change<string>> {
-  const refusal = checkServiceSpec(request);
+  const refusal = checkServiceSpec(request) ?? checkMode(request);
   if (refusal !== undefined) return refusal;
   const resolved = resolveNetworks(view, request);
   if (!resolved.ok) return resolved;
   const { spec } = resolved;
-  const conflict = checkServiceContext(view, spec, undefined);
+  const conflict = checkServiceContext(view, spec, undefined) ?? checkImage(view, spec, undefined);
   if (conflict !== undefined) return conflict;
   const name = spec.annotations?.name ?? '';
   if (view.byName('service', name) !== undefined) {
     return rpcFail('already_exists', `name conflicts with an existing object: service ${name} already exists`);
   }
   const service = create(ServiceSchema, { id: context.newId(), spec, specVersion: nextSpecVersion(view) });
-  if (isJob(spec)) {
-    service.jobStatus = create(JobStatusSchema, {
-      jobIteration: create(VersionSchema, { index: 0n }), lastExecution: timestampFromMs(context.nowMs),
-    });
-  }
   return change([createAction('service', service)], service.id);
 }
 
@@ -92,7 +103,8 @@ export function updateService(view: ReadTx, request: ServiceUpdate, context: Cha
   if (current.spec?.annotations?.name !== spec.annotations?.name) {
     return rpcFail('unknown', 'renaming services is not supported');
   }
-  const conflict = checkServiceContext(view, spec, current.id);
+  const conflict = checkServiceContext(view, spec, current.id)
+    ?? (request.rollback ? undefined : checkImage(view, spec, current.spec));
   if (conflict !== undefined) return conflict;
   if (current.meta?.version?.index !== request.version) return outOfSequence();
   const next = clone(ServiceSchema, current);
@@ -104,7 +116,6 @@ export function updateService(view: ReadTx, request: ServiceUpdate, context: Cha
   next.spec = spec;
   next.specVersion = nextSpecVersion(view);
   delete next.updateStatus;
-  if (isJob(spec)) restartJob(current, next, context);
   return change([updateAction('service', next)], undefined);
 }
 
@@ -135,14 +146,6 @@ function keepRegistryAuth(current: Service, spec: ServiceSpec, from: 'spec' | 'p
   container.pullOptions = source.pullOptions;
 }
 
-/** A job runs again when it is forced: its iteration goes up by one. */
-function restartJob(current: Service, next: Service, context: ChangeContext): void {
-  if ((current.spec?.task?.forceUpdate ?? 0n) === (next.spec?.task?.forceUpdate ?? 0n)) return;
-  next.jobStatus = create(JobStatusSchema, {
-    jobIteration: create(VersionSchema, { index: (current.jobStatus?.jobIteration?.index ?? 0n) + 1n }),
-    lastExecution: timestampFromMs(context.nowMs),
-  });
-}
 
 export function removeService(view: ReadTx, reference: string): Result<Change<void>> {
   const found = find(view, 'service', reference);

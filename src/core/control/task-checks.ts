@@ -2,6 +2,7 @@
 // are checked here too (Docker leaves that to the node), so that a bad mount is an immediate error.
 
 import { durationNs } from '../../lib/time.js';
+import { parseConstraint } from '../../model/constraint.js';
 import {
   Mount_Type,
   type ContainerSpec, type HealthConfig, type Mount, type Placement, type RestartPolicy, type TaskSpec,
@@ -9,8 +10,6 @@ import {
 import type { ReadTx } from '../store/view.js';
 import { checkResources, firstRefusal, invalid, type Refusal } from './validate.js';
 
-const CONSTRAINT_KEY = /^[a-z_][a-z0-9\-_.]+$/i;
-const CONSTRAINT_VALUE = /^[a-z0-9:\-_\s.*()?+[\]\\^$|/]+$/i;
 const IMAGE_REFERENCE = new RegExp(
   '^(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?(?::[0-9]+)?/)?'
   + '[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*)*'
@@ -44,13 +43,8 @@ function checkRestart(policy: RestartPolicy | undefined): Refusal {
 
 export function checkPlacement(placement: Placement | undefined): Refusal {
   for (const constraint of placement?.constraints ?? []) {
-    const operator = constraint.includes('==') ? '==' : constraint.includes('!=') ? '!=' : undefined;
-    if (operator === undefined) return invalid(`constraint expected one operator from ==, !=`);
-    const at = constraint.indexOf(operator);
-    const key = constraint.slice(0, at).trim();
-    const value = constraint.slice(at + 2).trim();
-    if (!CONSTRAINT_KEY.test(key)) return invalid(`key '${key}' is invalid`);
-    if (!CONSTRAINT_VALUE.test(value)) return invalid(`value '${value}' is invalid`);
+    const parsed = parseConstraint(constraint);
+    if (!parsed.ok) return invalid(parsed.error.message);
   }
   return undefined;
 }

@@ -66,7 +66,13 @@ export function diffAssignments(before: AssignmentSet, after: AssignmentSet): As
   return changes;
 }
 
-function update<K extends 'task' | 'secret' | 'config'>(kind: K, value: { task: Task; secret: Secret; config: Config }[K]): AssignmentChange {
+interface Values {
+  task: Task;
+  secret: Secret;
+  config: Config;
+}
+
+function update<K extends keyof Values>(kind: K, value: Values[K]): AssignmentChange {
   return create(AssignmentChangeSchema, {
     assignment: create(AssignmentSchema, { item: { case: kind, value } as Assignment['item'] }),
     action: AssignmentChange_AssignmentAction.UPDATE,

@@ -23,9 +23,14 @@ export class Sessions {
   register(nodeId: string, previousId: string, freshId: string, nowMs: number, periodMs: number): Registered {
     const old = this.byNode.get(nodeId);
     const registrations = (old?.registrations ?? []).filter((at) => at > nowMs - REGISTRATION_WINDOW_MS);
-    if (registrations.length >= REGISTRATIONS_MAX) return { ok: false, reason: 'rate limited' };
-    registrations.push(nowMs);
-    const sessionId = old?.connected === true && old.sessionId === previousId ? previousId : freshId;
+    // A node that comes back with its current session only has something new to tell: that is not a storm. A node
+    // that is only expected has no id yet, nor has an agent that just started: neither is a session to keep.
+    const same = old?.connected === true && previousId !== '' && old.sessionId === previousId;
+    if (!same) {
+      if (registrations.length >= REGISTRATIONS_MAX) return { ok: false, reason: 'rate limited' };
+      registrations.push(nowMs);
+    }
+    const sessionId = same ? previousId : freshId;
     this.byNode.set(nodeId, { sessionId, deadlineMs: nowMs + GRACE * periodMs, registrations, connected: true });
     return { ok: true, sessionId };
   }

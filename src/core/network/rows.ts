@@ -3,7 +3,8 @@
 // in the same commit. A task is an active backend while it runs and is meant to; a draining one takes no new flow.
 
 import { create, equals } from '@bufbuild/protobuf';
-import { addressOf, desiredOf, ingressPorts, hostPorts, isIngress, stateOf, taskName, usesVip } from '../../model/task.js';
+import { addressOf, attachmentConfigs, isIngress, macOf, vniOf, vtepOf } from '../../model/network.js';
+import { desiredOf, ingressPorts, hostPorts, stateOf, taskName, usesVip } from '../../model/task.js';
 import {
   BackendRowSchema, RowSchema, SubnetRowSchema, type BackendRow, type Row,
 } from '../../model/proto/skein_pb.js';
@@ -11,8 +12,6 @@ import {
   NodeStatus_State, PortConfig_Protocol, TaskState, type Network, type Node, type PortConfig, type Service, type Task,
 } from '../../model/proto/swarmkit_pb.js';
 import { pairValue } from '../../model/pairs.js';
-import { macOf } from '../allocator/pool.js';
-import { attachmentConfigs, vniOf } from '../allocator/allocator.js';
 import type { ReadTx } from '../store/view.js';
 
 /** Inner MTU: 1500 of the underlay less VXLAN over IPv4, as Docker. */
@@ -68,15 +67,6 @@ export function diffRows(before: ReadonlyMap<string, Row>, after: ReadonlyMap<st
   for (const key of before.keys()) if (!after.has(key)) remove.push(key);
   return { upsert, remove };
 }
-
-/** The data-path address a node announces; its control address where it announced none. */
-export function vtepOf(node: Node): string {
-  const announced = pairValue(node.description?.engine?.labels, DATA_PATH_LABEL);
-  return announced !== undefined && announced !== '' ? announced : node.status?.addr ?? '';
-}
-
-/** Skein nodes tell their data-path address in this engine label (stock engines tell it by gossip). */
-export const DATA_PATH_LABEL = 'com.skein.data-path-addr';
 
 class Builder {
   private readonly view: ReadTx;

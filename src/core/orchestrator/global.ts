@@ -1,7 +1,7 @@
 // Global services: one task on every node that can take it.
 
 import { NodeSpec_Availability, NodeStatus_State, TaskState, type Node, type Service } from '../../model/proto/swarmkit_pb.js';
-import { meetsConstraints } from '../scheduler/constraint.js';
+import { meetsConstraints } from '../../model/constraint.js';
 import type { Change, Input } from './change.js';
 import { isInvalidNode, needsRestart, restartTask } from './restart.js';
 import { isOccupied, placesOf } from './slots.js';
@@ -27,7 +27,7 @@ export function reconcileGlobal(input: Input, change: Change, service: Service):
       if (change.full) return;
       if (change.touched(task.id)) continue;
       if (!eligible) stopTask(input, change, task, TaskState.SHUTDOWN);
-      else if (needsRestart(input, task)) restartTask(input, change, service, task);
+      else if (needsRestart(input, change, task)) restartTask(input, change, service, task);
     }
   }
 }

@@ -1,6 +1,7 @@
 // Task reaper: removes what nobody needs: tasks whose service is gone or that were scaled away, once they ended and
 // no node forwards to them, and history beyond the cluster's retention limit per slot.
 
+import { timestampMs } from '../../lib/time.js';
 import { NodeStatus_State, TaskState, type Task } from '../../model/proto/swarmkit_pb.js';
 import { isTerminal, stateOf } from '../../model/task.js';
 import { released } from '../store/soft.js';
@@ -22,7 +23,9 @@ export function reconcileReaper(input: Input, change: Change): void {
     if (task.desiredState === TaskState.REMOVE && isGone(input, change, task)) change.removeTask(task);
   }
   const limit = view.cluster()?.spec?.orchestration?.taskHistoryRetentionLimit;
-  const keep = limit === undefined || limit < 0n ? HISTORY_DEFAULT : Number(limit);
+  // As in SwarmKit a negative limit keeps everything.
+  if (limit !== undefined && limit < 0n) return;
+  const keep = limit === undefined ? HISTORY_DEFAULT : Number(limit);
   for (const service of view.list('service')) {
     if (view.tasksOfService(service.id).length <= keep) continue;
     for (const place of placesOf(service, view.tasksOfService(service.id)).values()) {
@@ -47,7 +50,7 @@ function isGone(input: Input, change: Change, task: Task): boolean {
   if (node === undefined) return true;
   if (!isTerminal(task)) return false;
   if (task.networks.length === 0 || released(view, soft, task)) return true;
-  const endedMs = Number(task.meta?.updatedAt?.seconds ?? 0n) * 1000;
+  const endedMs = timestampMs(task.meta?.updatedAt);
   const deadline = endedMs + RELEASE_TIMEOUT_MS;
   if (node.status?.state === NodeStatus_State.DOWN || nowMs >= deadline) return true;
   change.wakeAt(deadline);

@@ -18,7 +18,7 @@ export function reconcileReplicated(input: Input, change: Change, service: Servi
   for (const place of kept) {
     for (const task of place.runnable) {
       if (change.full) return;
-      if (!change.touched(task.id) && needsRestart(input, task)) restartTask(input, change, service, task);
+      if (!change.touched(task.id) && needsRestart(input, change, task)) restartTask(input, change, service, task);
     }
   }
 }

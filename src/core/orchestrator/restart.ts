@@ -22,9 +22,14 @@ export function isInvalidNode(node: Node | undefined): boolean {
     || node.spec?.availability === NodeSpec_Availability.DRAIN;
 }
 
-export function needsRestart(input: Input, task: Task): boolean {
+/** A replacement that ended before its own delay was over (it could not be prepared) waits for that moment. */
+export function needsRestart(input: Input, change: Change, task: Task): boolean {
   if (desiredOf(task) > TaskState.RUNNING) return false;
-  return isTerminal(task) || (task.nodeId !== '' && isInvalidNode(input.view.get('node', task.nodeId)));
+  if (!isTerminal(task)) return task.nodeId !== '' && isInvalidNode(input.view.get('node', task.nodeId));
+  const dueMs = task.desiredState === TaskState.READY ? timestampMs(task.startAfter) : 0;
+  if (input.nowMs >= dueMs) return true;
+  change.wakeAt(dueMs);
+  return false;
 }
 
 /** The service's policy allows another task after this one. */
@@ -38,7 +43,10 @@ export function shouldRestart(service: Service, task: Task, nowMs: number): bool
   const attempts = policy?.maxAttempts ?? 0n;
   if (attempts === 0n || task.specVersion?.index !== service.specVersion?.index) return true;
   const windowMs = durationMs(policy?.window);
-  const counted = task.restarts.filter((at) => windowMs === 0 || timestampMs(at) > nowMs - windowMs);
+  // The window ends where the task did: a service that gave up does not come back by the mere passing of time.
+  const ended = isTerminal(task) ? task.status?.appliedAt ?? task.status?.timestamp : undefined;
+  const untilMs = ended === undefined ? nowMs : timestampMs(ended);
+  const counted = task.restarts.filter((at) => windowMs === 0 || timestampMs(at) > untilMs - windowMs);
   return BigInt(counted.length) < attempts;
 }
 

@@ -9,6 +9,7 @@ import { shouldRestart } from './restart.js';
 export interface Place {
   readonly key: string;
   readonly slot: bigint;
+  /** Of global services; empty for replicated ones, whose replacements may go to any node. */
   readonly nodeId: string;
   /** Oldest first. */
   readonly tasks: readonly Task[];
@@ -28,7 +29,8 @@ export function placesOf(service: Service, tasks: readonly Task[]): Map<string, 
   for (const key of [...grouped.keys()].sort(compareText)) {
     const list = (grouped.get(key) as Task[]).sort(byAge);
     const first = list[0] as Task;
-    places.set(key, { key, slot: first.slot, nodeId: first.nodeId, tasks: list, runnable: list.filter(isRunnable) });
+    const nodeId = isGlobal(service) ? first.nodeId : '';
+    places.set(key, { key, slot: first.slot, nodeId, tasks: list, runnable: list.filter(isRunnable) });
   }
   return places;
 }

@@ -53,7 +53,7 @@ export function stopTask(input: Input, change: Change, task: Task, target: TaskS
   if (task.drainState !== undefined && stopped.drainState !== undefined) {
     stopped.drainState.target = target;
     if (task.desiredState > TaskState.RUNNING) stopped.desiredState = target;
-  } else if (!isTerminal(task) && serves(input.view, task)) {
+  } else if (task.desiredState <= TaskState.RUNNING && !isTerminal(task) && serves(input.view, task)) {
     stopped.drainState = {
       $typeName: 'docker.swarmkit.v1.DrainState', revision: 0n, since: timestampFromMs(input.nowMs), timedOut: false, target,
     };

@@ -9,7 +9,7 @@ import {
 } from '../../model/proto/swarmkit_pb.js';
 import { isTaskDirty, isTerminal, stateOf } from '../../model/task.js';
 import type { Change, Input } from './change.js';
-import { placesOf, type Place } from './slots.js';
+import { isOccupied, placesOf, type Place } from './slots.js';
 import { newTask, stopTask } from './tasks.js';
 
 const MONITOR_DEFAULT_MS = 5000;
@@ -34,7 +34,7 @@ export function reconcileUpdate(input: Input, change: Change, service: Service):
   const state = service.updateStatus?.state ?? State.UNKNOWN;
   if (state === State.PAUSED || state === State.ROLLBACK_PAUSED) return;
   const active = state === State.UPDATING || state === State.ROLLBACK_STARTED;
-  const dirty = places.filter((place) => place.runnable.some((task) => isTaskDirty(service, task)));
+  const dirty = places.filter((place) => isDirty(service, place, input.nowMs));
   if (!active) {
     if (dirty.length > 0) setStatus(input, change, service, State.UPDATING, 'update in progress');
     return;
@@ -51,7 +51,16 @@ export function reconcileUpdate(input: Input, change: Change, service: Service):
   if (dirty.length === 0 && progress.inFlight === 0) complete(input, change, service, progress);
 }
 
-function measure(input: Input, change: Change, service: Service, places: readonly Place[], dirty: readonly Place[], rollback: boolean): Progress {
+/** It runs an outdated task, or an outdated one ended there for good (restart condition none, say). */
+function isDirty(service: Service, place: Place, nowMs: number): boolean {
+  if (place.runnable.length > 0) return place.runnable.some((task) => isTaskDirty(service, task));
+  const newest = place.tasks.at(-1);
+  return newest !== undefined && isOccupied(service, place, nowMs) && isTaskDirty(service, newest);
+}
+
+function measure(
+  input: Input, change: Change, service: Service, places: readonly Place[], dirty: readonly Place[], rollback: boolean,
+): Progress {
   const config = (rollback ? service.spec?.rollback : service.spec?.update)
     ?? create(UpdateConfigSchema, { parallelism: 1n });
   const startedMs = timestampMs(service.updateStatus?.startedAt);
@@ -114,6 +123,7 @@ function rollBack(input: Input, change: Change, service: Service): void {
   const next = clone(ServiceSchema, service);
   if (service.previousSpec !== undefined) next.spec = service.previousSpec;
   delete next.previousSpec;
+  delete next.previousSpecVersion;
   next.specVersion = create(VersionSchema, { index: input.view.index + 1n });
   next.updateStatus = create(UpdateStatusSchema, {
     state: State.ROLLBACK_STARTED,

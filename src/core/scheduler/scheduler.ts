@@ -3,15 +3,16 @@
 
 import { clone } from '@bufbuild/protobuf';
 import { timestampFromMs, timestampMs } from '../../lib/time.js';
+import { meetsConstraints } from '../../model/constraint.js';
 import { compareText, pairValue } from '../../model/pairs.js';
 import {
   NodeSpec_Availability, NodeStatus_State, TaskSchema, TaskState, type Node, type PortConfig, type StoreAction, type Task,
 } from '../../model/proto/swarmkit_pb.js';
 import { desiredOf, hostPorts, isTerminal, stateOf } from '../../model/task.js';
 import { updateAction } from '../store/actions.js';
+import { nodeHasImage } from '../store/images.js';
 import type { Acknowledgements } from '../store/soft.js';
 import type { ReadTx } from '../store/view.js';
-import { meetsConstraints } from './constraint.js';
 
 export interface SchedulerInput {
   readonly view: ReadTx;
@@ -80,6 +81,12 @@ const FILTERS: readonly Filter[] = [
     explain: () => 'max replicas per node limit exceed',
     enabled: (task) => (task.spec?.placement?.maxReplicas ?? 0n) > 0n,
     check: (task, candidate) => BigInt(candidate.perService.get(task.serviceId) ?? 0) < (task.spec?.placement?.maxReplicas ?? 0n),
+  },
+  {
+    // Not SwarmKit's: a node without a registry to pull from cannot run what it does not have.
+    explain: (n) => `image not available on ${plural(n)}`,
+    enabled: (task) => task.spec?.runtime.case === 'container',
+    check: (task, { node }) => task.spec?.runtime.case !== 'container' || nodeHasImage(node, task.spec.runtime.value.image),
   },
   {
     // Not SwarmKit's: a stock engine has no network view, so it could not reach the task's networks.

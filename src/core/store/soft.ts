@@ -2,6 +2,7 @@
 // nodes tell it again. Pure parts take it as input.
 
 import { NodeStatus_State, type Task } from '../../model/proto/swarmkit_pb.js';
+import { isSkeinNode } from '../../model/network.js';
 import { isTerminal } from '../../model/task.js';
 import type { ReadTx } from './view.js';
 
@@ -12,13 +13,17 @@ export interface Acknowledgements {
 
 export const NO_ACKNOWLEDGEMENTS: Acknowledgements = { acked: new Map() };
 
-/** Every READY node with a network view has installed at least this revision. */
+/**
+ * Every node that forwards by a network view has installed at least this revision. A Skein node that has not told yet
+ * (it is connecting, or the leader is new and the node's state unknown) may hold old tables: it is waited for.
+ */
 export function acknowledged(view: ReadTx, soft: Acknowledgements, revision: bigint): boolean {
-  for (const [nodeId, acked] of soft.acked) {
-    if (acked >= revision) continue;
-    if (view.get('node', nodeId)?.status?.state === NodeStatus_State.READY) return false;
-  }
-  return true;
+  return view.list('node').every((node) => {
+    const state = node.status?.state;
+    if (state !== NodeStatus_State.READY && state !== NodeStatus_State.UNKNOWN) return true;
+    const acked = soft.acked.get(node.id);
+    return acked === undefined ? !isSkeinNode(node) : acked >= revision;
+  });
 }
 
 /** No node forwards to the ended task any more: its addresses may be given out again. */

@@ -68,12 +68,11 @@ export class Store implements ReadTx {
     assert(index > this.currentIndex, `apply goes backwards: ${index} after ${this.currentIndex}`);
     this.currentIndex = index;
     if (this.recentSet.has(command.id)) return ok({ events: [], duplicate: true });
-    const refusal = this.check(command.actions);
+    const refusal = this.check(command);
     if (refusal !== undefined) return refusal;
     this.remember(command.id);
-    const nowMs = timestampMs(command.time);
     const events: StoreEvent[] = [];
-    for (const action of command.actions) events.push(this.execute(action, index, command, nowMs));
+    for (const action of command.actions) events.push(this.execute(action, index, command));
     return ok({ events, duplicate: false });
   }
 
@@ -110,29 +109,50 @@ export class Store implements ReadTx {
     for (const x of objects.configs) this.put('config', x);
   }
 
-  /** First reason to refuse the whole command. Later actions are checked against the state before the command. */
-  private check(actions: readonly StoreAction[]): Result<never> | undefined {
-    for (const action of actions) {
+  /**
+   * First reason to refuse the whole command. All actions are checked against the state before the command, so it may
+   * touch an object, and take a name, only once.
+   */
+  private check(command: Command): Result<never> | undefined {
+    if (timestampMs(command.time) <= 0) return fail('invalid_argument', 'command carries no time');
+    const touched = new Set<string>();
+    for (const action of command.actions) {
       const target = targetOf(action);
       if (target === undefined) return fail('invalid_argument', 'command carries an unsupported object');
-      const existing = this.tables[target.kind].get(target.object.id);
-      if (action.action === StoreActionKind.CREATE) {
-        if (existing !== undefined) return fail('already_exists', `${target.kind} ${target.object.id} already exists`);
-        const name = nameOf(target.kind, target.object);
-        if (name !== undefined && isNamed(target.kind) && this.byName(target.kind, name) !== undefined) {
-          return fail('already_exists', `name conflicts with an existing object: ${target.kind} ${name} already exists`);
-        }
-        continue;
-      }
-      if (existing === undefined) return fail('not_found', `${target.kind} ${target.object.id} not found`);
-      if (existing.meta?.version?.index !== target.object.meta?.version?.index) {
-        return fail('failed_precondition', 'update out of sequence');
-      }
+      if (target.object.id === '') return fail('invalid_argument', `command carries a ${target.kind} without an id`);
+      const refusal = this.checkAction(action, target, touched);
+      if (refusal !== undefined) return refusal;
     }
     return undefined;
   }
 
-  private execute(action: StoreAction, index: bigint, command: Command, nowMs: number): StoreEvent {
+  private checkAction(action: StoreAction, target: Target, touched: Set<string>): Result<never> | undefined {
+    const { kind, object } = target;
+    if (touched.has(`${kind}/${object.id}`)) return fail('invalid_argument', `command touches ${kind} ${object.id} twice`);
+    touched.add(`${kind}/${object.id}`);
+    const existing = this.tables[kind].get(object.id);
+    const name = action.action === StoreActionKind.REMOVE ? undefined : nameOf(kind, object);
+    if (name !== undefined && isNamed(kind)) {
+      const holder = this.byName(kind, name);
+      const key = `${kind} name ${name.toLowerCase()}`;
+      if (touched.has(key) || (holder !== undefined && holder.id !== object.id)) {
+        return fail('already_exists', `name conflicts with an existing object: ${kind} ${name} already exists`);
+      }
+      touched.add(key);
+    }
+    switch (action.action) {
+      case StoreActionKind.CREATE:
+        return existing === undefined ? undefined : fail('already_exists', `${kind} ${object.id} already exists`);
+      case StoreActionKind.UPDATE: case StoreActionKind.REMOVE:
+        if (existing === undefined) return fail('not_found', `${kind} ${object.id} not found`);
+        if (existing.meta?.version?.index === object.meta?.version?.index) return undefined;
+        return fail('failed_precondition', 'update out of sequence');
+      default:
+        return fail('invalid_argument', 'command carries an unknown action');
+    }
+  }
+
+  private execute(action: StoreAction, index: bigint, command: Command): StoreEvent {
     const target = targetOf(action);
     assert(target !== undefined, 'checked before');
     const { kind } = target;
@@ -142,7 +162,6 @@ export class Store implements ReadTx {
       this.drop(kind, old);
       return { kind, action: 'remove', object: old, old } as StoreEvent;
     }
-    assert(nowMs > 0, 'command without a time');
     const createdAt = old?.meta?.createdAt ?? command.time;
     target.object.meta = create(MetaSchema, {
       version: create(VersionSchema, { index }),
@@ -205,7 +224,12 @@ function nameOf(kind: Kind, object: StoreObject): string | undefined {
   return (object as ObjectTypes[NamedKind]).spec?.annotations?.name ?? '';
 }
 
-function targetOf(action: StoreAction): { kind: Kind; object: StoreObject } | undefined {
+interface Target {
+  readonly kind: Kind;
+  readonly object: StoreObject;
+}
+
+function targetOf(action: StoreAction): Target | undefined {
   const { target } = action;
   switch (target.case) {
     case 'node': case 'service': case 'task': case 'network': case 'cluster': case 'secret': case 'config':

@@ -22,16 +22,25 @@ export function authorize(view: ReadTx, path: string, caller: Caller): Result<vo
 
 export function authorizeRoles(view: ReadTx, roles: readonly string[], caller: Caller): Result<void> {
   const { identity } = caller;
-  if (identity === undefined) return fail('permission_denied', 'Permission denied: unauthorized peer role: rpc error: code = PermissionDenied desc = no client certificates in request');
-  const cluster = view.cluster();
-  if (cluster === undefined || identity.organization !== cluster.id) {
-    return fail('permission_denied', `Permission denied: remote certificate not part of organization: ${cluster?.id ?? ''}`);
-  }
+  if (identity === undefined) return refuse('no client certificates in request');
   if (!identity.roles.some((role) => roles.includes(role))) {
-    return fail('permission_denied', `Permission denied: remote certificate not part of OUs: [${roles.join(' ')}]`);
+    return refuse(`Permission denied: remote certificate not part of OUs: [${roles.join(' ')}]`);
   }
-  if (cluster.blacklistedCertificates.some(({ key }) => key === identity.nodeId)) {
-    return fail('permission_denied', `Permission denied: node ${identity.nodeId} was removed from swarm`);
+  const cluster = view.cluster();
+  if (cluster?.blacklistedCertificates.some(({ key }) => key === identity.nodeId) === true) {
+    return refuse(`Permission denied: ${removedText(identity.nodeId)}`);
+  }
+  if (cluster === undefined || identity.organization !== cluster.id) {
+    return refuse(`Permission denied: remote certificate not part of organization: ${cluster?.id ?? ''}`);
   }
   return ok(undefined);
+}
+
+/** SwarmKit's check of a direct call wraps the reason. */
+function refuse(reason: string): Result<never> {
+  return fail('permission_denied', `Permission denied: unauthorized peer role: rpc error: code = PermissionDenied desc = ${reason}`);
+}
+
+export function removedText(nodeId: string): string {
+  return `node ${nodeId} was removed from swarm`;
 }

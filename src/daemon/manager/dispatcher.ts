@@ -16,6 +16,7 @@ import {
   type AssignmentsMessage, type AssignmentsRequest, type HeartbeatRequest, type SessionMessage, type SessionRequest,
   type UpdateTaskStatusRequest, type WeightedPeer,
 } from '../../model/proto/swarmkit_pb.js';
+import { removedText } from './authorize.js';
 import type { Manager } from './manager.js';
 import { nodeReady, taskStatuses } from './nodes.js';
 
@@ -65,16 +66,26 @@ export function check(verdict: 'ok' | 'unknown node' | 'wrong session'): void {
   if (verdict === 'wrong session') refuse('invalid_argument', 'session invalid');
 }
 
-/** Runs `step` now and after every store change that `concerns` it, until the peer goes or `step` says stop. */
-export async function follow(manager: Manager, closed: AbortSignal, concerns: (event: StoreEvent) => boolean, step: () => Promise<boolean>): Promise<void> {
+/**
+ * Runs `step` for a node now and after every store change that `concerns` it, until the peer goes or `step` says stop.
+ * A node that is removed from the swarm is cut off.
+ */
+export async function follow(
+  manager: Manager, nodeId: string, closed: AbortSignal, concerns: (event: StoreEvent) => boolean, step: () => Promise<boolean>,
+): Promise<void> {
   const signal = new Signal();
+  const removed = (event: StoreEvent): boolean => event.kind === 'node' && event.action === 'remove' && event.object.id === nodeId;
   const unsubscribe = manager.onEvents((events) => {
-    if (events.some(concerns)) signal.raise();
+    if (events.some((event) => concerns(event) || removed(event))) signal.raise();
   });
   const end = (): void => signal.raise();
   closed.addEventListener('abort', end);
   try {
-    while (!closed.aborted && await step()) await signal.wait();
+    while (!closed.aborted) {
+      if (manager.view().get('node', nodeId) === undefined) refuse('permission_denied', removedText(nodeId));
+      if (!await step()) return;
+      await signal.wait();
+    }
   } finally {
     unsubscribe();
     closed.removeEventListener('abort', end);
@@ -91,10 +102,10 @@ async function session(manager: Manager, request: SessionRequest, caller: Caller
   manager.nudge();
   let sent: string | undefined;
   const concerns = (event: StoreEvent): boolean => event.kind === 'cluster' || event.kind === 'node';
-  await follow(manager, out.closed, concerns, async () => {
+  await follow(manager, nodeId, out.closed, concerns, async () => {
     const view = manager.view();
     const node = view.get('node', nodeId);
-    if (node === undefined) refuse('not_found', `node ${nodeId} was removed from swarm`);
+    if (node === undefined) refuse('permission_denied', removedText(nodeId));
     if (manager.sessions.check(nodeId, sessionId) !== 'ok') refuse('aborted', 'the node has a newer session');
     if (node.status?.state === NodeStatus_State.DOWN) refuse('aborted', 'the node was marked down: start a new session');
     const cluster = view.cluster();
@@ -126,7 +137,7 @@ async function assignments(manager: Manager, request: AssignmentsRequest, caller
   const concerns = (event: StoreEvent): boolean =>
     (event.kind === 'task' && (event.object.nodeId === nodeId || event.old?.nodeId === nodeId))
     || event.kind === 'secret' || event.kind === 'config';
-  await follow(manager, out.closed, concerns, async () => {
+  await follow(manager, nodeId, out.closed, concerns, async () => {
     if (sequence > 0) await new Promise((resolve) => setTimeout(resolve, ASSIGNMENT_DEBOUNCE_MS));
     if (manager.sessions.check(nodeId, request.sessionId) !== 'ok') refuse('aborted', 'the node has a newer session');
     const set = assignmentsOf(manager.view(), nodeId);

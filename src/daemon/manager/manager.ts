@@ -16,7 +16,7 @@ import { fail, ok, type Result } from '../../lib/result.js';
 import { Signal } from '../../lib/signal.js';
 import { durationMs, timestampFromMs } from '../../lib/time.js';
 import type { ChangeContext, ManagerBackend } from '../../api/backend.js';
-import type { LogMessage, LogSelector, LogSubscriptionOptions, StoreAction } from '../../model/proto/swarmkit_pb.js';
+import type { LogMessage, LogSelector, LogSubscriptionOptions, StoreAction, Task } from '../../model/proto/swarmkit_pb.js';
 import { CommandSchema } from '../../model/proto/skein_pb.js';
 import type { Consensus, EventListener } from './consensus.js';
 import { LogBroker } from './logbroker.js';
@@ -28,6 +28,8 @@ export class Manager implements ManagerBackend {
   readonly consensus: Consensus;
   readonly sessions = new Sessions();
   readonly acked = new Map<string, bigint>();
+  /** Tasks stopped before every node had acknowledged their removal. */
+  drainTimeouts = 0;
   readonly broker: LogBroker;
   readonly logger: Logger;
   private readonly dirty = new Signal();
@@ -43,7 +45,13 @@ export class Manager implements ManagerBackend {
   }
 
   start(onCrash: (error: unknown) => void): void {
-    this.unsubscribe = this.consensus.onEvents(() => this.dirty.raise());
+    this.unsubscribe = this.consensus.onEvents((events) => {
+      for (const event of events) {
+        if (event.kind === 'node' && event.action === 'remove') this.forget(event.object.id);
+        if (event.kind === 'task' && event.object.drainState?.timedOut === true && event.old?.drainState?.timedOut === false) this.drainTimedOut(event.object);
+      }
+      this.dirty.raise();
+    });
     this.loop = this.run();
     this.loop.catch(onCrash);
     this.dirty.raise();
@@ -81,6 +89,19 @@ export class Manager implements ManagerBackend {
       this.acked.set(nodeId, revision);
       this.dirty.raise();
     }
+  }
+
+  private drainTimedOut(task: Task): void {
+    const revision = task.drainState?.revision ?? 0n;
+    const waitedFor = [...this.acked].filter(([, acked]) => acked < revision).map(([nodeId]) => nodeId);
+    this.drainTimeouts += 1;
+    this.logger.warn({ taskId: task.id, waitedFor, drainTimeouts: this.drainTimeouts }, 'drain timed out: the task is stopped although not every node let go of it');
+  }
+
+  /** The node left, or was removed from, the swarm. */
+  forget(nodeId: string): void {
+    this.sessions.forget(nodeId);
+    this.acked.delete(nodeId);
   }
 
   /** Deadlines changed: look again. */

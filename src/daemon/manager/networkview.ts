@@ -5,17 +5,23 @@
 import { create } from '@bufbuild/protobuf';
 import { clusterRows, diffRows, rowsForNode, type ClusterRows } from '../../core/network/rows.js';
 import type { ReadTx, StoreEvent } from '../../core/store/view.js';
-import { AppFailure } from '../../lib/result.js';
+import { DRAIN_TIMEOUT_MS } from '../../core/orchestrator/drain.js';
+import { acknowledged } from '../../core/store/soft.js';
+import { AppFailure, ok, unwrap } from '../../lib/result.js';
 import type { Caller, Handler, Outgoing } from '../../io/grpc/server.js';
-import { UpdateSchema, type Ack, type Row, type Update } from '../../model/proto/skein_pb.js';
-import { TaskState } from '../../model/proto/swarmkit_pb.js';
+import { LeaveResponseSchema, UpdateSchema, type Ack, type LeaveRequest, type Row, type Update } from '../../model/proto/skein_pb.js';
+import { NodeStatus_State, TaskState } from '../../model/proto/swarmkit_pb.js';
 import { isTerminal } from '../../model/task.js';
 import { check, follow } from './dispatcher.js';
 import type { Manager } from './manager.js';
+import { nodeLeft } from './nodes.js';
+
+const ACK_POLL_MS = 10;
 
 export function networkViewHandlers(manager: Manager): Record<string, Handler> {
   const cache = new RowCache();
   return {
+    leave: async (request: LeaveRequest, caller: Caller) => leave(manager, request, caller),
     watch: async (requests: AsyncIterable<Ack>, caller: Caller, out: Outgoing<Update>) => watch(manager, cache, requests, caller, out),
   };
 }
@@ -35,9 +41,27 @@ class RowCache {
   }
 }
 
+/** Takes the node out of the swarm's tables; it goes on only when nobody forwards to it any more. */
+async function leave(manager: Manager, request: LeaveRequest, caller: Caller): Promise<object> {
+  const nodeId = caller.identity?.nodeId ?? '';
+  check(manager.sessions.check(nodeId, request.sessionId));
+  unwrap(await manager.commit((view) => ok({ actions: nodeLeft(view, nodeId), value: undefined })));
+  const revision = manager.view().get('node', nodeId)?.meta?.version?.index ?? 0n;
+  manager.forget(nodeId);
+  const deadline = Date.now() + DRAIN_TIMEOUT_MS;
+  while (!acknowledged(manager.view(), manager.soft(), revision) && Date.now() < deadline) {
+    await new Promise((resolve) => setTimeout(resolve, ACK_POLL_MS));
+  }
+  return create(LeaveResponseSchema);
+}
+
 /** The highest revision somebody waits to see acknowledged. */
 function awaitedRevision(view: ReadTx): bigint {
   let awaited = 0n;
+  for (const node of view.list('node')) {
+    const revision = node.meta?.version?.index ?? 0n;
+    if (node.status?.state === NodeStatus_State.DOWN && revision > awaited) awaited = revision;
+  }
   for (const task of view.list('task')) {
     let revision = 0n;
     if (isTerminal(task) && task.networks.length > 0) revision = task.meta?.version?.index ?? 0n;
@@ -66,7 +90,7 @@ async function watch(manager: Manager, cache: RowCache, requests: AsyncIterable<
   acks.catch(() => undefined); // The stream broke: `closed` ends the loop below.
   let sent: ReadonlyMap<string, Row> = new Map();
   let first = true;
-  await follow(manager, out.closed, concerns, async () => {
+  await follow(manager, nodeId, out.closed, concerns, async () => {
     if (manager.sessions.check(nodeId, sessionId) !== 'ok') throw new AppFailure({ code: 'aborted', message: 'the node has a newer session' });
     const view = manager.view();
     const { rows, awaited } = cache.get(view);

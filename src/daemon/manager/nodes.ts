@@ -36,6 +36,14 @@ export function expireNodes(view: ReadTx, expired: readonly string[], _nowMs: nu
   });
 }
 
+export function nodeLeft(view: ReadTx, nodeId: string): StoreAction[] {
+  const node = view.get('node', nodeId);
+  if (node === undefined) return [];
+  const next = clone(NodeSchema, node);
+  next.status = create(NodeStatusSchema, { state: NodeStatus_State.DOWN, addr: node.status?.addr ?? '', message: 'node left the swarm' });
+  return [updateAction('node', next)];
+}
+
 export function nodeReady(view: ReadTx, nodeId: string, description: NodeDescription | undefined, address: string): StoreAction[] {
   const node = view.get('node', nodeId);
   if (node === undefined) return [];

@@ -5,7 +5,8 @@ import { expand } from '../../core/agent/template.js';
 import { unwrap } from '../../lib/result.js';
 import { toRecord } from '../../model/pairs.js';
 import type { Config, NodeDescription, Secret, Task } from '../../model/proto/swarmkit_pb.js';
-import { addressOf, taskName } from '../../model/task.js';
+import { addressOf } from '../../model/network.js';
+import { taskName } from '../../model/task.js';
 import type { TaskEnvironment } from '../../platform/executor.js';
 
 export interface WorkerIdentity {

@@ -5,7 +5,7 @@ import { create } from '@bufbuild/protobuf';
 import { ManagerClient, type Credentials } from '../../io/grpc/client.js';
 import { toAppError } from '../../io/grpc/service.js';
 import { bundle, checkIssued, createCsr, parseJoinToken, rootDigest } from '../../io/x509/certificates.js';
-import { fail, ok, type Result } from '../../lib/result.js';
+import { fail, ok, type AppError, type ErrorCode, type Result } from '../../lib/result.js';
 import {
   CA, GetRootCACertificateRequestSchema, IssuanceStatus_State, IssueNodeCertificateRequestSchema, NodeCA,
   NodeCertificateStatusRequestSchema, type NodeSpec_Availability,
@@ -55,10 +55,28 @@ async function fetchRoot(address: string, digest: string): Promise<Result<string
     if (!bundle(pem).every((root) => root.verify(root.publicKey))) return fail('permission_denied', 'remote CA is not self-signed');
     return ok(pem);
   } catch (error) {
-    return { ok: false, error: toAppError(error) };
+    return { ok: false, error: rpcError(address, error) };
   } finally {
     client.close();
   }
+}
+
+const CODE_NAMES: Partial<Record<ErrorCode, string>> = {
+  invalid_argument: 'InvalidArgument', not_found: 'NotFound', permission_denied: 'PermissionDenied', aborted: 'Aborted', unimplemented: 'Unimplemented',
+  unavailable: 'Unavailable', deadline_exceeded: 'DeadlineExceeded', failed_precondition: 'FailedPrecondition',
+};
+
+/** A failed call in the words a Docker Engine has for it. */
+function rpcError(address: string, error: unknown): AppError {
+  const { code, message } = toAppError(error);
+  const unreachable = code === 'unavailable' || code === 'deadline_exceeded';
+  const reason = message.includes('ECONNREFUSED') ? 'connect: connection refused' : /EHOSTUNREACH|ENETUNREACH/.test(message) ? 'connect: no route to host'
+    : code === 'deadline_exceeded' ? 'i/o timeout' : undefined;
+  if (unreachable && reason !== undefined) {
+    return { code, message: `rpc error: code = Unavailable desc = connection error: desc = "transport: Error while dialing: dial tcp ${address}: ${reason}"` };
+  }
+  const name = CODE_NAMES[code];
+  return { code, message: name === undefined || message.startsWith('rpc error:') ? message : `rpc error: code = ${name} desc = ${message}` };
 }
 
 function base36ToHex(text: string): string {
@@ -92,7 +110,7 @@ async function requestCertificate(address: string, from: Credentials, how: { tok
     }
     return fail('deadline_exceeded', 'Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the "docker info" command to see the current swarm status of your node.');
   } catch (error) {
-    return { ok: false, error: toAppError(error) };
+    return { ok: false, error: rpcError(address, error) };
   } finally {
     client.close();
   }

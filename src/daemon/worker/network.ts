@@ -2,9 +2,10 @@
 // time, and says which revision is installed. The last rows are kept on disk, so that a node whose agent and data
 // plane both died forwards again before any manager answers.
 
-import { readFile, rename, writeFile } from 'node:fs/promises';
+import { readFile } from 'node:fs/promises';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { diffRows, hostPortRows } from '../../core/network/rows.js';
+import { AtomicFiles } from '../../io/atomicfile.js';
 import { AppFailure } from '../../lib/result.js';
 import { UpdateSchema, type Row, type Update } from '../../model/proto/skein_pb.js';
 import type { Task } from '../../model/proto/swarmkit_pb.js';
@@ -25,6 +26,8 @@ export class NetworkAgent {
   private revision = 0n;
   private work: Promise<void> = Promise.resolve();
   private queued = 0;
+  private readonly files = new AtomicFiles();
+  private saving: Promise<void> = Promise.resolve();
   private saveTimer: NodeJS.Timeout | undefined;
   private readonly dataPlane: DataPlane;
   private readonly file: string;
@@ -92,6 +95,7 @@ export class NetworkAgent {
   async clear(): Promise<void> {
     clearTimeout(this.saveTimer);
     await this.work;
+    await this.saving;
   }
 
   private enqueue(body: () => Promise<void>): Promise<void> {
@@ -108,7 +112,7 @@ export class NetworkAgent {
     this.saveTimer ??= setTimeout(() => {
       this.saveTimer = undefined;
       const bytes = toBinary(UpdateSchema, create(UpdateSchema, { revision: this.revision, full: true, upsert: [...this.rows.values()] }));
-      writeFile(`${this.file}.tmp`, bytes, { mode: 0o600 }).then(() => rename(`${this.file}.tmp`, this.file)).catch(this.onBug);
+      this.saving = this.files.write(this.file, bytes, { mode: 0o600, sync: false }).catch(this.onBug);
     }, SAVE_DELAY_MS);
   }
 }

@@ -10,7 +10,7 @@ import { ManagerClient, type Credentials } from '../../io/grpc/client.js';
 import { codeOf } from '../../io/grpc/service.js';
 import { AppFailure } from '../../lib/result.js';
 import { durationMs } from '../../lib/time.js';
-import { AckSchema, NetworkView, type Update } from '../../model/proto/skein_pb.js';
+import { AckSchema, LeaveRequestSchema, NetworkView, type Update } from '../../model/proto/skein_pb.js';
 import {
   AssignmentsMessage_Type, AssignmentsRequestSchema, Dispatcher, HeartbeatRequestSchema, ListenSubscriptionsRequestSchema, LogBroker,
   SessionRequestSchema, UpdateTaskStatusRequestSchema, UpdateTaskStatusRequest_TaskStatusUpdateSchema,
@@ -21,6 +21,8 @@ const RPC_TIMEOUT_MS = 5000;
 const BACKOFF_MIN_MS = 100;
 const BACKOFF_MAX_MS = 8000;
 const STATUS_BATCH_MAX = 100;
+const LEAVE_TIMEOUT_MS = 7000;
+const RESTART = 'restart';
 
 export interface SessionOptions {
   readonly logger: Logger;
@@ -48,6 +50,8 @@ export class SessionLoop {
   private endCurrent: (() => void) | undefined;
   private wakeBackoff: (() => void) | undefined;
   private loop: Promise<void> | undefined;
+  /** Of the session that stands. */
+  private client: ManagerClient | undefined;
 
   constructor(options: SessionOptions) {
     this.options = options;
@@ -68,6 +72,17 @@ export class SessionLoop {
     this.endCurrent?.();
   }
 
+  /** Tells the manager that this node leaves, so that nothing leads to it any more; no session follows. */
+  async leave(): Promise<void> {
+    this.stopped = true;
+    try {
+      await this.client?.unary(NetworkView.method.leave, create(LeaveRequestSchema, { sessionId: this.sessionId }), LEAVE_TIMEOUT_MS);
+    } catch (error) {
+      // Away, or a stock manager: it notices by the missing heartbeats.
+      this.options.logger.info({ error: describeError(error) }, 'the manager was not told of leaving');
+    }
+  }
+
   async close(): Promise<void> {
     this.stopped = true;
     this.endCurrent?.();
@@ -85,6 +100,12 @@ export class SessionLoop {
       if (this.stopped) return;
       this.options.onConnected(false, error);
       this.options.logger.info({ manager: address, error }, 'session ended');
+      if (error === RESTART) {
+        // Asked for, not failed: no back-off, and the same manager.
+        limitMs = 0;
+        attempt -= 1;
+        continue;
+      }
       limitMs = Date.now() - startedMs > BACKOFF_MAX_MS ? BACKOFF_MIN_MS : Math.min(BACKOFF_MIN_MS + 2 * limitMs, BACKOFF_MAX_MS);
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, Math.random() * limitMs);
@@ -102,7 +123,7 @@ export class SessionLoop {
     const streams: Stream<unknown>[] = [];
     let ended = false;
     const end = new Promise<string>((resolve) => {
-      this.endCurrent = () => resolve('restart');
+      this.endCurrent = () => resolve(RESTART);
     });
     const track = <T>(stream: Stream<T>): Stream<T> => {
       streams.push(stream);
@@ -117,6 +138,7 @@ export class SessionLoop {
       const first = await withTimeout(messages.next(), RPC_TIMEOUT_MS, 'the manager did not answer in time');
       if (first.done === true) return 'the manager ended the session';
       this.sessionId = first.value.sessionId;
+      this.client = client;
       this.options.onSession(first.value);
       this.options.onConnected(true, '');
       for (const [id, status] of this.options.statuses()) this.pending.set(id, status);
@@ -134,6 +156,7 @@ export class SessionLoop {
       return describeError(error);
     } finally {
       ended = true;
+      this.client = undefined;
       this.wakeReporter?.();
       for (const stream of streams) stream.cancel();
       client.close();

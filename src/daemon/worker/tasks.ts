@@ -25,6 +25,8 @@ interface Runner {
   assigned: boolean;
   status: TaskStatus;
   busy: Action | undefined;
+  /** The action that runs, and what follows from it. */
+  work: Promise<void>;
   sandbox: boolean;
   gatewayAddress: string;
   /** The process is watched for its end. */
@@ -50,6 +52,7 @@ export class Tasks {
   private secrets: ReadonlyMap<string, Secret> = new Map();
   private configs: ReadonlyMap<string, Config> = new Map();
   private readonly options: TasksOptions;
+  private ending = false;
 
   constructor(options: TasksOptions) {
     this.options = options;
@@ -61,7 +64,7 @@ export class Tasks {
     for (const local of saved) {
       if (local.task === undefined || local.status === undefined) continue;
       const runner: Runner = {
-        task: local.task, assigned: true, status: local.status, busy: undefined, sandbox: false,
+        task: local.task, assigned: true, status: local.status, busy: undefined, work: Promise.resolve(), sandbox: false,
         gatewayAddress: local.gatewayAddress, watched: false, stopping: false,
       };
       this.runners.set(local.task.id, runner);
@@ -122,19 +125,24 @@ export class Tasks {
     for (const runner of this.runners.values()) if (runner.sandbox) await this.attach(runner);
   }
 
-  /** Stops and removes every task (the node leaves its swarm). */
+  /** Stops and removes every task (the node leaves its swarm). Nothing is done with them afterwards. */
   async stopAll(): Promise<void> {
+    this.ending = true;
     await Promise.all([...this.runners.values()].map(async (runner) => {
       runner.assigned = false;
+      runner.stopping = true;
       const controller = this.options.executor.controller(runner.task.id);
-      if (runner.status.state <= TaskState.RUNNING) await controller.terminate();
+      // Ends what an action waits for; then the action itself: nothing may be removed while it is being made.
+      await controller.terminate();
+      await runner.work;
+      await controller.terminate();
       await this.remove(runner);
     }));
   }
 
   private add(task: Task): void {
     const runner: Runner = {
-      task, assigned: true, busy: undefined, sandbox: false, gatewayAddress: '', watched: false, stopping: false,
+      task, assigned: true, busy: undefined, work: Promise.resolve(), sandbox: false, gatewayAddress: '', watched: false, stopping: false,
       status: task.status ?? create(TaskStatusSchema, { state: TaskState.ASSIGNED }),
     };
     this.runners.set(task.id, runner);
@@ -159,13 +167,14 @@ export class Tasks {
 
   /** Runs the next action, if any; comes back to itself when it is done. */
   private step(runner: Runner): void {
+    if (this.ending) return;
     const action = decide(
       { assigned: runner.assigned, desired: runner.task.desiredState },
       { state: runner.status.state, busy: runner.busy, sandbox: runner.sandbox },
     );
     if (action === 'none') return;
     runner.busy = action;
-    this.perform(runner, action).then(
+    runner.work = this.perform(runner, action).then(
       () => {
         runner.busy = undefined;
         this.step(runner);
@@ -174,7 +183,7 @@ export class Tasks {
     );
   }
 
-  private failed(runner: Runner, action: Action, error: unknown): void {
+  private async failed(runner: Runner, action: Action, error: unknown): Promise<void> {
     if (!(error instanceof AppFailure)) {
       this.options.onBug(error);
       return;
@@ -182,7 +191,7 @@ export class Tasks {
     runner.busy = undefined;
     const state = runner.status.state < TaskState.STARTING ? TaskState.REJECTED : TaskState.FAILED;
     this.options.logger.warn({ taskId: runner.task.id, action, error: error.message }, 'task failed');
-    void this.set(runner, state, action === 'prepare' ? 'preparing' : action === 'start' ? 'starting' : action, error.message)
+    await this.set(runner, state, action === 'prepare' ? 'preparing' : action === 'start' ? 'starting' : action, error.message)
       .then(() => this.step(runner), this.options.onBug);
   }
 
@@ -232,7 +241,7 @@ export class Tasks {
   private awaitHealth(runner: Runner): void {
     this.options.executor.controller(runner.task.id).healthy().then(() => {
       if (runner.status.state !== TaskState.STARTING || runner.stopping) return;
-      void this.set(runner, TaskState.RUNNING, 'started').then(() => this.step(runner), this.options.onBug);
+      this.follow(runner, this.set(runner, TaskState.RUNNING, 'started'));
     }, (error) => {
       // Ended before it was ever healthy: wait() says how.
       if (!(error instanceof AppFailure)) this.options.onBug(error);
@@ -251,8 +260,13 @@ export class Tasks {
     if (runner.status.state > TaskState.RUNNING) return;
     const good = exit.exitCode === 0 && exit.reason === undefined;
     const error = exit.reason ?? `task: non-zero exit (${exit.exitCode})`;
-    void this.set(runner, good ? TaskState.COMPLETE : TaskState.FAILED, good ? 'finished' : 'started', good ? '' : error, exit.exitCode)
-      .then(() => this.step(runner), this.options.onBug);
+    this.follow(runner, this.set(runner, good ? TaskState.COMPLETE : TaskState.FAILED, good ? 'finished' : 'started', good ? '' : error, exit.exitCode));
+  }
+
+  /** The next step after a change that no action made. */
+  private follow(runner: Runner, change: Promise<void>): void {
+    const done = change.then(() => this.step(runner), this.options.onBug);
+    runner.work = Promise.all([runner.work, done]).then(() => undefined);
   }
 
   private async shutdown(runner: Runner): Promise<void> {

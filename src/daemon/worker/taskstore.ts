@@ -1,14 +1,16 @@
 // What a worker keeps of its tasks across its own restart: one small file a task, written aside and renamed.
 // It is rebuildable: the manager sends the tasks again, the executor finds what runs.
 
-import { mkdir, open, readFile, readdir, rename, rm } from 'node:fs/promises';
+import { mkdir, readFile, readdir, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { LocalTaskSchema, type LocalTask } from '../../model/proto/skein_pb.js';
+import { AtomicFiles } from '../../io/atomicfile.js';
 import type { Task, TaskStatus } from '../../model/proto/swarmkit_pb.js';
 
 export class TaskStore {
   private readonly directory: string;
+  private readonly files = new AtomicFiles();
 
   constructor(directory: string) {
     this.directory = directory;
@@ -28,15 +30,11 @@ export class TaskStore {
   }
 
   async save(task: Task, status: TaskStatus, gatewayAddress: string): Promise<void> {
-    const file = path.join(this.directory, `${task.id}.task`);
-    const temporary = `${file}.tmp`;
-    const handle = await open(temporary, 'w', 0o600);
-    await handle.writeFile(toBinary(LocalTaskSchema, create(LocalTaskSchema, { task, status, gatewayAddress })));
-    await handle.close();
-    await rename(temporary, file);
+    const content = toBinary(LocalTaskSchema, create(LocalTaskSchema, { task, status, gatewayAddress }));
+    await this.files.write(path.join(this.directory, `${task.id}.task`), content, { mode: 0o600, sync: false });
   }
 
   async remove(taskId: string): Promise<void> {
-    await rm(path.join(this.directory, `${taskId}.task`), { force: true });
+    await this.files.remove(path.join(this.directory, `${taskId}.task`));
   }
 }

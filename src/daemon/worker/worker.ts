@@ -3,22 +3,28 @@
 import type { Logger } from 'pino';
 import type { DataPlane } from '../../platform/dataplane.js';
 import type { Executor } from '../../platform/executor.js';
-import { DATA_PATH_LABEL } from '../../core/network/rows.js';
-import { Forwarder, hostUpstreams } from '../../io/dns/forwarder.js';
+import { DATA_PATH_LABEL } from '../../model/network.js';
+import { Forwarder, hostUpstreams, parseUpstream, type Upstream } from '../../io/dns/forwarder.js';
 import type { Credentials } from '../../io/grpc/client.js';
 import { issuerInfo } from '../../io/x509/certificates.js';
 import { AppFailure } from '../../lib/result.js';
 import { toPairs, toRecord } from '../../model/pairs.js';
 import {
-  IssuanceStatus_State, NodeTLSInfoSchema, type NodeDescription, type SessionMessage,
+  IssuanceStatus_State, NodeDescriptionSchema, NodeImagesSchema, NodeTLSInfoSchema, type NodeDescription, type SessionMessage,
 } from '../../model/proto/swarmkit_pb.js';
-import { create } from '@bufbuild/protobuf';
+import { create, equals } from '@bufbuild/protobuf';
 import path from 'node:path';
 import { LogPublisher } from './logs.js';
 import { NetworkAgent } from './network.js';
 import { SessionLoop } from './session.js';
 import { Tasks } from './tasks.js';
 import { TaskStore } from './taskstore.js';
+
+const REFRESH_TIMEOUT_MS = 3000;
+/** How often the description is looked at again (SwarmKit: 20 s); an Engine's images change behind our back. */
+const DESCRIBE_INTERVAL_MS = { oci: 20_000, docker: 3_000 } as const;
+/** References told to the managers; a node with more has its oldest ones left out. */
+const IMAGES_MAX = 2000;
 
 export interface WorkerOptions {
   readonly nodeId: string;
@@ -30,6 +36,7 @@ export interface WorkerOptions {
   readonly vxlanPort: number;
   readonly underlayMtu: number;
   readonly gatewayBridge: string;
+  readonly dns: string;
   readonly logger: Logger;
   readonly credentials: () => Credentials;
   readonly managers: () => readonly string[];
@@ -47,6 +54,7 @@ export class Worker {
   private readonly logs: LogPublisher;
   private readonly store: TaskStore;
   private description: NodeDescription | undefined;
+  private describeTimer: NodeJS.Timeout | undefined;
   private connectedWaiters: ((error: string) => void)[] = [];
   connected = false;
   lastError = '';
@@ -97,9 +105,10 @@ export class Worker {
       nodeId: options.nodeId, vtep: options.dataPathAddr, vxlanPort: options.vxlanPort,
       gatewayBridge: options.gatewayBridge, underlayMtu: options.underlayMtu,
     });
-    const forwarder = new Forwarder(() => hostUpstreams());
+    const forwarder = new Forwarder();
     options.dataPlane.onDnsMiss((miss) => {
-      forwarder.forward(miss.query, miss.tcp).then((answer) => miss.reply(answer), options.onBug);
+      this.upstreams(miss.sandbox).then((upstreams) => forwarder.forward(miss.query, miss.tcp, upstreams))
+        .then((answer) => miss.reply(answer), options.onBug);
     });
     options.dataPlane.onRestart(() => {
       this.restore().catch((error: unknown) => {
@@ -110,6 +119,9 @@ export class Worker {
     await this.tasks.adopt(saved);
     this.network.localChanged(this.tasks.serving());
     this.session.start(options.onBug);
+    this.describeTimer = setInterval(() => {
+      this.lookAgain().catch(options.onBug);
+    }, DESCRIBE_INTERVAL_MS[options.executor.kind]);
   }
 
   /** Resolves with '' once a session stands, or with the last error after timeoutMs. */
@@ -124,6 +136,14 @@ export class Worker {
     });
   }
 
+  /** The node's description changed: tells it by a new session, as SwarmKit's agents do. */
+  async refresh(): Promise<void> {
+    if (!this.connected) return;
+    this.connected = false;
+    this.session.restart();
+    await this.waitConnected(REFRESH_TIMEOUT_MS);
+  }
+
   /** The certificate changed. */
   reconnect(): void {
     this.session.restart();
@@ -131,15 +151,28 @@ export class Worker {
 
   /** Lets go; tasks and traffic go on. */
   async close(): Promise<void> {
+    clearInterval(this.describeTimer);
     this.logs.close();
     await this.session.close();
     await this.network.clear();
   }
 
-  /** Ends everything of this node in its swarm. */
-  async leave(): Promise<void> {
+  /** Ends everything of this node in its swarm, which is told of it unless it ends too. */
+  async leave(tell: boolean): Promise<void> {
+    if (tell) await this.session.leave();
     await this.close();
     await this.tasks.stopAll();
+    // Their rows went as well.
+    await this.network.clear();
+  }
+
+  /** The task's own servers (service create --dns), else the node's. */
+  private async upstreams(taskId: string): Promise<readonly Upstream[]> {
+    const runtime = this.tasks.get(taskId)?.spec?.runtime;
+    const own = runtime?.case === 'container' ? runtime.value.dnsConfig?.nameservers ?? [] : [];
+    const configured = own.length > 0 ? own : this.options.dns.split(',');
+    const parsed = configured.flatMap((text) => parseUpstream(text) ?? []);
+    return parsed.length > 0 ? parsed : hostUpstreams();
   }
 
   private async restore(): Promise<void> {
@@ -153,6 +186,13 @@ export class Worker {
     await this.network.resync();
   }
 
+  /** A description that differs from what was told is told by a new session. */
+  private async lookAgain(): Promise<void> {
+    const told = this.description;
+    if (told === undefined || !this.connected) return;
+    if (!equals(NodeDescriptionSchema, told, await this.describe()) && this.connected) await this.refresh();
+  }
+
   private async describe(): Promise<NodeDescription> {
     const description = await this.options.executor.describe(this.options.hostname);
     const { rootCa } = this.options.credentials();
@@ -163,6 +203,9 @@ export class Worker {
       const { subject, publicKey } = issuerInfo(rootCa);
       description.tlsInfo = create(NodeTLSInfoSchema, { trustRoot: Buffer.from(rootCa), certIssuerSubject: subject, certIssuerPublicKey: publicKey });
     }
+    const images = await this.options.executor.images.list();
+    const references = images.flatMap((image) => [...image.repoTags, ...image.repoDigests, image.id]).slice(0, IMAGES_MAX);
+    description.images = create(NodeImagesSchema, { references });
     this.description = description;
     return description;
   }

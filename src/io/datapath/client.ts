@@ -10,12 +10,12 @@ import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { AppFailure, appError } from '../../lib/result.js';
+import type { Sandbox } from '../../model/sandbox.js';
 import type {
   DataPlane,
   DataPlaneProbe,
   DnsMiss,
   NodeNetworkConfig,
-  Sandbox,
   TableDelta,
 } from '../../platform/dataplane.js';
 import { Channel, lostFailure } from './channel.js';

@@ -4,7 +4,8 @@
 import { isIPv4, isIPv6 } from 'node:net';
 import { AppFailure, appError } from '../../lib/result.js';
 import type { BackendRow, Row } from '../../model/proto/skein_pb.js';
-import type { NodeNetworkConfig, Sandbox } from '../../platform/dataplane.js';
+import type { Sandbox } from '../../model/sandbox.js';
+import type { NodeNetworkConfig } from '../../platform/dataplane.js';
 import {
   BACKEND_DRAINING,
   NETWORK_ENCRYPTED,

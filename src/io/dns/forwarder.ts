@@ -6,6 +6,7 @@ import { createSocket } from 'node:dgram';
 import { connect } from 'node:net';
 import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { parseAddress } from '../../lib/cidr.js';
 
 const SERVERS_MAX = 3;
 const SERVER_TIMEOUT_MS = 4000;
@@ -27,17 +28,18 @@ export async function hostUpstreams(file = '/etc/resolv.conf'): Promise<Upstream
   }).slice(0, SERVERS_MAX);
 }
 
+/** "192.0.2.1" or "192.0.2.1:5353". */
+export function parseUpstream(text: string): Upstream | undefined {
+  const match = /^(\d+\.\d+\.\d+\.\d+)(?::(\d{1,5}))?$/.exec(text);
+  if (match === null || parseAddress(match[1] as string) === undefined) return undefined;
+  return { address: match[1] as string, port: match[2] === undefined ? 53 : Number(match[2]) };
+}
+
 export class Forwarder {
   private inFlight = 0;
   readonly counts = { forwarded: 0, answered: 0, failed: 0, refused: 0 };
-  private readonly upstreams: () => Promise<readonly Upstream[]>;
-
-  constructor(upstreams: () => Promise<readonly Upstream[]>) {
-    this.upstreams = upstreams;
-  }
-
   /** Always answers: with the upstream's bytes, or SERVFAIL or REFUSED made from the question. */
-  async forward(query: Uint8Array, tcp: boolean): Promise<Uint8Array> {
+  async forward(query: Uint8Array, tcp: boolean, upstreams: readonly Upstream[]): Promise<Uint8Array> {
     if (query.length < HEADER_BYTES) return new Uint8Array(0);
     if (this.inFlight >= IN_FLIGHT_MAX) {
       this.counts.refused += 1;
@@ -46,7 +48,7 @@ export class Forwarder {
     this.inFlight += 1;
     this.counts.forwarded += 1;
     try {
-      for (const upstream of (await this.upstreams()).slice(0, SERVERS_MAX)) {
+      for (const upstream of upstreams.slice(0, SERVERS_MAX)) {
         const answer = await (tcp ? askTcp : askUdp)(upstream, query);
         if (answer === undefined) continue;
         const code = (answer[3] ?? 0) & 15;

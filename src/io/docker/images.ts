@@ -4,7 +4,7 @@ import { Readable } from 'node:stream';
 import type Docker from 'dockerode';
 import { AppFailure, appError } from '../../lib/result.js';
 import type { ImageStore, ImageSummary } from '../../platform/executor.js';
-import { parseReference } from '../images/reference.js';
+import { parseReference } from '../../model/image-reference.js';
 import { call, callOrMissing, openStream, readMessages } from './engine.js';
 
 export class DockerImageStore implements ImageStore {

@@ -100,9 +100,12 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcS
     socket.on('error', () => socket.destroy());
   });
   await new Promise<void>((resolve, reject) => {
-    listener.once('error', reject);
+    listener.once('error', (error: NodeJS.ErrnoException) => {
+      const reason = error.code === 'EADDRINUSE' ? 'address already in use' : error.code === 'EADDRNOTAVAIL' ? 'cannot assign requested address' : error.message;
+      reject(new AppFailure({ code: 'unavailable', message: `failed to listen on remote API address: listen tcp ${options.host}:${options.port}: bind: ${reason}` }));
+    });
     listener.listen(options.port, options.host, () => {
-      listener.off('error', reject);
+      listener.removeAllListeners('error');
       resolve();
     });
   });

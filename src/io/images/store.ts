@@ -15,7 +15,7 @@ import { type ArchiveImage, readArchive } from './archive.js';
 import { applyChanges, type ImageConfig } from './changes.js';
 import { type ImageRecord, readIndex, writeIndex } from './index.js';
 import { unpackLayer } from './layer.js';
-import { formatReference, parseReference } from './reference.js';
+import { formatReference, parseReference } from '../../model/image-reference.js';
 import { decompress, spool } from './spool.js';
 
 const defaultPath = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';

@@ -6,7 +6,7 @@ import { AppFailure, appError } from '../../lib/result.js';
 import type { ContainerSpec, Task } from '../../model/proto/swarmkit_pb.js';
 import type { ImageSummary, TaskEnvironment } from '../../platform/executor.js';
 import type { LocalImageStore } from '../images/store.js';
-import { parseReference } from '../images/reference.js';
+import { parseReference } from '../../model/image-reference.js';
 import { writeEtcFiles } from './etc-files.js';
 import { ensureDirectory, scopedPath } from './files.js';
 import { durationMs, healthCheck } from './health.js';

@@ -4,7 +4,7 @@
 // What cannot be seen locally: the loss of a clean tail of the last segment.
 
 import { randomBytes } from 'node:crypto';
-import { mkdir, open as openFile, readFile, readdir, rename, rm, truncate, type FileHandle } from 'node:fs/promises';
+import { mkdir, open as openFile, readFile, readdir, rename, rm, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { assert } from '../../lib/assert.js';
@@ -12,7 +12,7 @@ import {
   EntryKind as WireKind, LogRecordSchema, SnapshotFileSchema, type LogRecord, type SnapshotFile,
 } from '../../model/proto/skein_pb.js';
 import type { Entry, HardState } from '../../core/raft/raft.js';
-import { SALT_BYTES, TAG_BYTES, fileKey, open, seal } from './seal.js';
+import { SALT_BYTES, TAG_BYTES, fileKey, lengthCheck, open, seal } from './seal.js';
 import { HEADER_BYTES, SEGMENT_MAGIC, readSegment } from './segment.js';
 
 const SEGMENT_BYTES_MAX = 64 * 1024 * 1024;
@@ -116,7 +116,7 @@ export class RaftLog {
       await rm(path.join(this.directory, (this.segments.shift() as Segment).file));
     }
     for (const file of await readdir(this.directory)) {
-      if (file.endsWith('.snap') && file < keep) await rm(path.join(this.directory, file));
+      if ((file.endsWith('.snap') && file < keep) || file.endsWith('.tmp')) await rm(path.join(this.directory, file));
     }
   }
 
@@ -144,9 +144,10 @@ export class RaftLog {
       if ('reason' in contents) throw new RaftLogDamaged(file, `${contents.reason} at byte ${contents.offset}`);
       if (contents.tornBytes > 0) {
         if (position !== files.length - 1) throw new RaftLogDamaged(file, 'it ends inside a record but is not the newest segment');
-        await truncate(path.join(this.directory, file), bytes.length - contents.tornBytes);
+        await cutTo(path.join(this.directory, file), bytes.length - contents.tornBytes);
         tornBytes = contents.tornBytes;
         if (bytes.length - contents.tornBytes < HEADER_BYTES) {
+          // Not even a header: the segment never began.
           await rm(path.join(this.directory, file));
           break;
         }
@@ -156,7 +157,8 @@ export class RaftLog {
       }
       this.tag = contents.lastTag;
       const decoded = contents.records.map((record) => fromBinary(LogRecordSchema, record));
-      const lastIndex = decoded.reduce((max, r) => (r.record.case === 'entry' && r.record.value.index > max ? r.record.value.index : max), 0n);
+      const indexes = decoded.map(({ record }) => (record.case === 'entry' ? record.value.index : 0n));
+      const lastIndex = indexes.reduce((max, index) => (index > max ? index : max), 0n);
       this.segments.push({ number: Number.parseInt(file, 16), file, lastIndex });
       records.push(...decoded);
     }
@@ -181,11 +183,12 @@ export class RaftLog {
 
   private frame(record: LogRecord): Buffer[] {
     const { data, tag } = seal(this.key, this.sequence, this.tag, toBinary(LogRecordSchema, record));
-    this.sequence += 1n;
-    this.tag = tag;
     const length = Buffer.alloc(4);
     length.writeUInt32LE(data.length);
-    return [length, data, tag];
+    const check = lengthCheck(this.key, this.sequence, data.length);
+    this.sequence += 1n;
+    this.tag = tag;
+    return [length, check, data, tag];
   }
 
   private async syncDirectory(): Promise<void> {
@@ -193,6 +196,14 @@ export class RaftLog {
     await handle.sync();
     await handle.close();
   }
+}
+
+/** On disk before a newer segment exists: behind one, an unfinished record counts as damage. */
+async function cutTo(file: string, size: number): Promise<void> {
+  const handle = await openFile(file, 'r+');
+  await handle.truncate(size);
+  await handle.sync();
+  await handle.close();
 }
 
 async function writeAll(handle: FileHandle, bytes: Buffer): Promise<void> {

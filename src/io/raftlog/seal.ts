@@ -2,10 +2,11 @@
 // Every file has its own random salt, hence its own key, so that nonces may simply count. A record's associated data
 // holds its sequence number and the previous record's tag: records cannot be dropped, swapped or repeated unnoticed.
 
-import { createCipheriv, createDecipheriv, hkdfSync } from 'node:crypto';
+import { createCipheriv, createDecipheriv, createHmac, hkdfSync } from 'node:crypto';
 
 export const SALT_BYTES = 32;
 export const TAG_BYTES = 16;
+export const LENGTH_CHECK_BYTES = 4;
 
 export function fileKey(dek: Uint8Array, salt: Uint8Array, purpose: string): Buffer {
   return Buffer.from(hkdfSync('sha256', dek, salt, `skein ${purpose} v1`, 32));
@@ -22,6 +23,14 @@ function associated(sequence: bigint, previousTag: Uint8Array): Buffer {
   bytes.writeBigUInt64BE(sequence, 0);
   bytes.set(previousTag, 8);
   return bytes;
+}
+
+/** Ties a record's length to its place in the file, before any of its data has to be there. */
+export function lengthCheck(key: Uint8Array, sequence: bigint, length: number): Buffer {
+  const bytes = Buffer.alloc(12);
+  bytes.writeBigUInt64BE(sequence, 0);
+  bytes.writeUInt32BE(length, 8);
+  return createHmac('sha256', key).update(bytes).digest().subarray(0, LENGTH_CHECK_BYTES);
 }
 
 export function seal(key: Uint8Array, sequence: bigint, previousTag: Uint8Array, plain: Uint8Array): { data: Buffer; tag: Buffer } {

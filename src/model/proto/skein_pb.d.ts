@@ -194,6 +194,34 @@ export declare type SnapshotFile = Message<"skein.v1.SnapshotFile"> & {
 export declare const SnapshotFileSchema: GenMessage<SnapshotFile>;
 
 /**
+ * @generated from message skein.v1.LeaveRequest
+ */
+export declare type LeaveRequest = Message<"skein.v1.LeaveRequest"> & {
+  /**
+   * @generated from field: string session_id = 1;
+   */
+  sessionId: string;
+};
+
+/**
+ * Describes the message skein.v1.LeaveRequest.
+ * Use `create(LeaveRequestSchema)` to create a new message.
+ */
+export declare const LeaveRequestSchema: GenMessage<LeaveRequest>;
+
+/**
+ * @generated from message skein.v1.LeaveResponse
+ */
+export declare type LeaveResponse = Message<"skein.v1.LeaveResponse"> & {
+};
+
+/**
+ * Describes the message skein.v1.LeaveResponse.
+ * Use `create(LeaveResponseSchema)` to create a new message.
+ */
+export declare const LeaveResponseSchema: GenMessage<LeaveResponse>;
+
+/**
  * @generated from message skein.v1.Ack
  */
 export declare type Ack = Message<"skein.v1.Ack"> & {
@@ -715,6 +743,17 @@ export declare const NetworkView: GenService<{
     methodKind: "bidi_streaming";
     input: typeof AckSchema;
     output: typeof UpdateSchema;
+  },
+  /**
+   * A worker is about to leave the swarm: it counts as down from now on. Answered once no node forwards to it any more
+   * (or the bound on a drain passed), so that it may stop its tasks.
+   *
+   * @generated from rpc skein.v1.NetworkView.Leave
+   */
+  leave: {
+    methodKind: "unary";
+    input: typeof LeaveRequestSchema;
+    output: typeof LeaveResponseSchema;
   },
 }>;
 

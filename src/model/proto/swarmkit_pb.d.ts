@@ -416,6 +416,13 @@ export declare type NodeDescription = Message<"docker.swarmkit.v1.NodeDescriptio
    * @generated from field: repeated docker.swarmkit.v1.NodeCSIInfo csi_info = 7;
    */
   csiInfo: NodeCSIInfo[];
+
+  /**
+   * Images this node has (Skein's own); absent on nodes that can fetch what they lack.
+   *
+   * @generated from field: docker.swarmkit.v1.NodeImages images = 1001;
+   */
+  images?: NodeImages | undefined;
 };
 
 /**
@@ -423,6 +430,24 @@ export declare type NodeDescription = Message<"docker.swarmkit.v1.NodeDescriptio
  * Use `create(NodeDescriptionSchema)` to create a new message.
  */
 export declare const NodeDescriptionSchema: GenMessage<NodeDescription>;
+
+/**
+ * Names ("name:tag", "name@digest") and ids of a node's images.
+ *
+ * @generated from message docker.swarmkit.v1.NodeImages
+ */
+export declare type NodeImages = Message<"docker.swarmkit.v1.NodeImages"> & {
+  /**
+   * @generated from field: repeated string references = 1;
+   */
+  references: string[];
+};
+
+/**
+ * Describes the message docker.swarmkit.v1.NodeImages.
+ * Use `create(NodeImagesSchema)` to create a new message.
+ */
+export declare const NodeImagesSchema: GenMessage<NodeImages>;
 
 /**
  * @generated from message docker.swarmkit.v1.NodeTLSInfo

@@ -1,6 +1,6 @@
 /* probe: the program inside test images and in test hosts. Static, no dependency.
  *   probe serve PORT            TCP: answers "GET ..." with one HTTP response naming host and client, echoes anything
- *                               else; UDP: answers each datagram with "host client-ip".  SIGTERM ends it.
+ *                               else; UDP: answers each datagram with "host client-ip".  SIGTERM ends it once nothing comes in any more.
  *   probe hold IP PORT MS       one TCP connection, a line every 20 ms, each echoed; prints "ok N max_gap_ms=G"
  *   probe udp IP PORT           one datagram; prints the answer
  *   probe flood N               prints N numbered lines to stdout, one to stderr, then sleeps
@@ -19,7 +19,14 @@
 
 enum { CONNECTIONS_MAX = 1000 };
 
+enum { LINGER_MS = 100, LINGER_MAX_MS = 500 };
+
+static volatile sig_atomic_t ending;
+
 static void quit(int signal) { (void)signal; _exit(0); }
+
+/* A server that is told to end answers what has come in already, as a well-behaved one does. */
+static void finish(int signal) { (void)signal; ending = 1; }
 
 static long now_ms(void) {
   struct timespec t;
@@ -66,7 +73,7 @@ static int answer(int fd, const char *host) {
 static int serve(int port) {
   char host[256];
   gethostname(host, sizeof host);
-  signal(SIGTERM, quit);
+  signal(SIGTERM, finish);
   signal(SIGINT, quit);
   struct pollfd fds[CONNECTIONS_MAX];
   fds[0] = (struct pollfd){.fd = listen_on(SOCK_STREAM, port), .events = POLLIN};
@@ -75,8 +82,13 @@ static int serve(int port) {
   printf("serving %d\n", port);
   fflush(stdout);
   int count = 2;
+  long deadline = 0;
   for (;;) {
-    if (poll(fds, count, -1) < 0) return fail("poll");
+    int ready = poll(fds, count, ending ? LINGER_MS : -1);
+    if (ready < 0 && errno != EINTR) return fail("poll");
+    if (ending && !deadline) deadline = now_ms() + LINGER_MAX_MS;
+    if (ending && (ready == 0 || now_ms() > deadline)) return 0;
+    if (ready <= 0) continue;
     if (fds[1].revents) {
       char buffer[2048], out[400];
       struct sockaddr_in peer;

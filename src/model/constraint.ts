@@ -1,10 +1,10 @@
 // Placement constraints: `key==value` and `key!=value` as SwarmKit reads them (values compare without case; node.ip
 // takes an address or a prefix).
 
-import { contains, parseAddress, parsePrefix } from '../../lib/cidr.js';
-import { fail, ok, type Result } from '../../lib/result.js';
-import { pairValue } from '../../model/pairs.js';
-import { NodeRole, type Node } from '../../model/proto/swarmkit_pb.js';
+import { contains, parseAddress, parsePrefix } from '../lib/cidr.js';
+import { fail, ok, type Result } from '../lib/result.js';
+import { pairValue } from './pairs.js';
+import { NodeRole, type Node } from './proto/swarmkit_pb.js';
 
 export interface Constraint {
   readonly key: string;

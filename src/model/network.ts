@@ -1,0 +1,60 @@
+// Network helpers: what is read off a network or a service's attachments once the allocator was there.
+
+import { parsePrefix, type Prefix } from '../lib/cidr.js';
+import { pairValue } from './pairs.js';
+import type { Network, NetworkAttachmentConfig, Node, Service } from './proto/swarmkit_pb.js';
+
+export const VNI_OPTION = 'com.docker.network.driver.overlay.vxlanid_list';
+const PREDEFINED_LABEL = 'com.docker.swarm.predefined';
+
+/** The network's VXLAN id, once it was given one. */
+export function vniOf(network: Network): number | undefined {
+  const value = pairValue(network.driverState?.options, VNI_OPTION);
+  return value === undefined ? undefined : Number(value.split(',')[0]);
+}
+
+/** A network of the node itself (bridge, host): nothing to allocate. */
+export function isPredefined(network: Network): boolean {
+  return pairValue(network.spec?.annotations?.labels, PREDEFINED_LABEL) !== undefined;
+}
+
+export function isIngress(network: Network): boolean {
+  return network.spec?.ingress === true;
+}
+
+/** Subnets of a network once allocated. */
+export function prefixesOf(network: Network): Prefix[] {
+  return (network.ipam?.configs ?? []).flatMap((config) => parsePrefix(config.subnet) ?? []);
+}
+
+/** Networks a service's tasks join, as asked for: the task template's, or the service's own (before API 1.25). */
+export function attachmentConfigs(service: Service): readonly NetworkAttachmentConfig[] {
+  const fromTask = service.spec?.task?.networks ?? [];
+  return fromTask.length > 0 ? fromTask : service.spec?.networks ?? [];
+}
+
+/** Address part of "a.b.c.d/len". */
+export function addressOf(cidr: string): string {
+  const slash = cidr.indexOf('/');
+  return slash < 0 ? cidr : cidr.slice(0, slash);
+}
+
+/** MAC address of an overlay endpoint: 02:42 and the IPv4 bytes, as Docker makes it. */
+export function macOf(address: string): string {
+  const bytes = addressOf(address).split('.').map((part) => Number(part).toString(16).padStart(2, '0'));
+  return ['02', '42', ...bytes].join(':');
+}
+
+/** Skein nodes tell their data-path address in this engine label (stock engines tell it by gossip). */
+export const DATA_PATH_LABEL = 'com.skein.data-path-addr';
+
+/** A node of Skein: it holds a network view, or is about to. */
+export function isSkeinNode(node: Node): boolean {
+  return (pairValue(node.description?.engine?.labels, DATA_PATH_LABEL) ?? '') !== '';
+}
+
+/** The data-path address a node announces; its control address where it announced none. */
+export function vtepOf(node: Node): string {
+  const announced = pairValue(node.description?.engine?.labels, DATA_PATH_LABEL);
+  return announced !== undefined && announced !== '' ? announced : node.status?.addr ?? '';
+}

@@ -1,0 +1,241 @@
+// RaftNode of one member, and the raft log on disk: what was acknowledged is found again, and damage is refused, never
+// skipped. Only an unfinished last write may be cut off.
+
+import assert from 'node:assert/strict';
+import { cpSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { after, describe, it } from 'node:test';
+import { create } from '@bufbuild/protobuf';
+import { NotLeaderError, RaftNode, type Entry, type HardState } from '../../src/core/raft/raft.js';
+import { RaftLog, RaftLogDamaged, type LoadedLog } from '../../src/io/raftlog/raftlog.js';
+import { SnapshotFileSchema } from '../../src/model/proto/skein_pb.js';
+
+const root = mkdtempSync(path.join(tmpdir(), 'skein-raftlog-'));
+after(() => rmSync(root, { recursive: true, force: true }));
+const KEY = new Uint8Array(32).fill(7);
+let directories = 0;
+
+function directory(): string {
+  return path.join(root, `log${++directories}`);
+}
+
+function entry(index: number, text = `entry ${index}`, term = 1): Entry {
+  return { index: BigInt(index), term: BigInt(term), kind: 'normal', data: Buffer.from(text) };
+}
+
+function hard(commit: number, term = 1): HardState {
+  return { term: BigInt(term), vote: 1n, commit: BigInt(commit) };
+}
+
+async function load(at: string, key = KEY): Promise<LoadedLog> {
+  const log = new RaftLog(at, key);
+  try {
+    return await log.load();
+  } finally {
+    await log.close();
+  }
+}
+
+/** One process life: opens, appends the batches one by one, closes. */
+async function life(at: string, batches: readonly (readonly Entry[])[]): Promise<void> {
+  const log = new RaftLog(at, KEY);
+  await log.load();
+  for (const batch of batches) await log.append(hard(Number(batch.at(-1)?.index ?? 0n)), batch);
+  await log.close();
+}
+
+function texts(loaded: LoadedLog): string[] {
+  return loaded.entries.map((e) => Buffer.from(e.data).toString());
+}
+
+const segments = (at: string): string[] => readdirSync(at).filter((file) => file.endsWith('.log')).sort().map((file) => path.join(at, file));
+
+describe('RaftNode of one', () => {
+  const start = { id: 1n, hardState: { term: 0n, vote: 0n, commit: 0n }, confState: { voters: [1n] }, snapshotIndex: 0n, snapshotTerm: 0n, entries: [] };
+
+  function drain(node: RaftNode): Entry[] {
+    const committed: Entry[] = [];
+    for (let i = 0; node.hasReady(); i++) {
+      assert.ok(i < 10, 'never ready');
+      committed.push(...node.ready().committed);
+      node.advance();
+    }
+    return committed;
+  }
+
+  it('does not take proposals before it leads', () => {
+    const node = new RaftNode(start);
+    assert.throws(() => node.propose(new Uint8Array(1)), NotLeaderError);
+  });
+
+  it('hands an entry out for application only after it was persisted', () => {
+    const node = new RaftNode(start);
+    node.tick();
+    node.propose(Buffer.from('a'));
+    const first = node.ready();
+    assert.deepEqual(first.entries.map((e) => e.index), [1n, 2n]);
+    assert.deepEqual(first.committed, []);
+    assert.equal(first.mustSync, true);
+    assert.deepEqual(first.hardState, { term: 1n, vote: 1n, commit: 0n });
+    assert.throws(() => node.ready(), /before advance/);
+    node.propose(Buffer.from('b'));
+    node.advance();
+    const second = node.ready();
+    assert.deepEqual(second.committed.map((e) => e.index), [1n, 2n]);
+    assert.deepEqual(second.entries.map((e) => e.index), [3n]);
+    node.advance();
+    assert.deepEqual(drain(node).map((e) => Buffer.from(e.data).toString()), ['b']);
+    assert.equal(node.hasReady(), false);
+  });
+
+  it('applies after a restart what was persisted, in a new term, once', () => {
+    const node = new RaftNode({ ...start, hardState: { term: 4n, vote: 1n, commit: 6n }, snapshotIndex: 5n, snapshotTerm: 3n, entries: [entry(6), entry(7)] });
+    node.tick();
+    assert.deepEqual(drain(node).map((e) => e.index), [6n, 7n, 8n]);
+    assert.deepEqual(node.status, { term: 5n, commit: 8n, last: 8n, voters: [1n] });
+    assert.equal(node.propose(new Uint8Array(0)), 9n);
+  });
+});
+
+describe('RaftLog', () => {
+  it('finds again what was appended, over several lives', async () => {
+    const at = directory();
+    await life(at, [[entry(1), entry(2)], [entry(3)]]);
+    await life(at, [[entry(4)]]);
+    const loaded = await load(at);
+    assert.deepEqual(texts(loaded), ['entry 1', 'entry 2', 'entry 3', 'entry 4']);
+    assert.deepEqual(loaded.hardState, hard(4));
+    assert.equal(loaded.tornBytes, 0);
+  });
+
+  it('a later entry replaces the one at its index and everything after', async () => {
+    const at = directory();
+    await life(at, [[entry(1), entry(2), entry(3)], [entry(2, 'newer', 2)]]);
+    assert.deepEqual(texts(await load(at)), ['entry 1', 'newer']);
+  });
+
+  it('keeps nothing readable on disk', async () => {
+    const at = directory();
+    await life(at, [[entry(1, 'a very secret text')]]);
+    for (const file of segments(at)) assert.equal(readFileSync(file).includes('secret'), false);
+  });
+
+  it('cut at any byte of the last write it comes back with a clean prefix, and takes appends', async () => {
+    const at = directory();
+    await life(at, [[entry(1)], [entry(2)], [entry(3)]]);
+    const file = segments(at).at(-1) as string;
+    const whole = readFileSync(file);
+    const all = ['entry 1', 'entry 2', 'entry 3'];
+    let before = 0;
+    for (let size = 0; size <= whole.length; size++) {
+      const copy = directory();
+      cpSync(at, copy, { recursive: true });
+      truncateSync(path.join(copy, path.basename(file)), size);
+      const loaded = await load(copy);
+      const found = texts(loaded);
+      assert.deepEqual(found, all.slice(0, found.length), `cut to ${size}`);
+      assert.ok(found.length >= before, `cut to ${size} lost more than a shorter cut`);
+      before = found.length;
+      if (size % 7 === 0) {
+        await life(copy, [[entry(found.length + 1, 'after')]]);
+        assert.deepEqual(texts(await load(copy)), [...all.slice(0, found.length), 'after']);
+      }
+    }
+    assert.equal(before, 3);
+  });
+
+  it('zeros after the last record are an unfinished write; a segment of zeros never began', async () => {
+    const at = directory();
+    await life(at, [[entry(1)]]);
+    const file = segments(at).at(-1) as string;
+    writeFileSync(file, Buffer.concat([readFileSync(file), Buffer.alloc(300)]));
+    const loaded = await load(at);
+    assert.deepEqual([texts(loaded), loaded.tornBytes], [['entry 1'], 300]);
+    writeFileSync(segments(at).at(-1) as string, Buffer.alloc(4096));
+    assert.deepEqual(texts(await load(at)), ['entry 1']);
+  });
+
+  it('any flipped byte is refused: nothing acknowledged is dropped silently', async () => {
+    const at = directory();
+    await life(at, [[entry(1)], [entry(2)]]);
+    const file = segments(at).at(-1) as string;
+    const whole = readFileSync(file);
+    for (let offset = 0; offset < whole.length; offset++) {
+      for (const mask of [0x01, 0x80]) {
+        const copy = directory();
+        cpSync(at, copy, { recursive: true });
+        const bytes = Buffer.from(whole);
+        bytes[offset] = (bytes[offset] as number) ^ mask;
+        writeFileSync(path.join(copy, path.basename(file)), bytes);
+        await assert.rejects(load(copy), RaftLogDamaged, `byte ${offset}`);
+        rmSync(copy, { recursive: true });
+      }
+    }
+  });
+
+  it('refuses swapped records, swapped, missing and foreign segments, and another key', async () => {
+    const at = directory();
+    await life(at, [[entry(1, 'same size a')], [entry(2, 'same size b')]]);
+    await life(at, [[entry(3)]]);
+    await life(at, [[entry(4)]]);
+    await assert.rejects(load(at, new Uint8Array(32).fill(8)), RaftLogDamaged);
+    const tamper = async (change: (copy: string, files: string[]) => void): Promise<void> => {
+      const copy = directory();
+      cpSync(at, copy, { recursive: true });
+      change(copy, segments(copy));
+      await assert.rejects(load(copy), RaftLogDamaged);
+    };
+    await tamper((copy, [first, second]) => {
+      renameSync(first as string, path.join(copy, 'x'));
+      renameSync(second as string, first as string);
+      renameSync(path.join(copy, 'x'), second as string);
+    });
+    await tamper((_copy, files) => rmSync(files[1] as string));
+    await tamper((_copy, files) => rmSync(files[0] as string));
+    await tamper((_copy, files) => truncateSync(files[0] as string, readFileSync(files[0] as string).length - 5));
+    const other = directory();
+    await life(other, [[entry(1)]]);
+    await tamper((_copy, files) => writeFileSync(files[1] as string, readFileSync(segments(other)[0] as string)));
+    await tamper((_copy, files) => {
+      // Both records are of one size: header of 56, then [length 4, check 4, data, tag 16] each, with the hard states between.
+      const bytes = readFileSync(files[0] as string);
+      const size = (offset: number): number => 8 + bytes.readUInt32LE(offset) + 16;
+      const [a, b] = [size(56), size(56 + size(56))];
+      const parts = [bytes.subarray(0, 56), bytes.subarray(56 + a, 56 + a + b), bytes.subarray(56, 56 + a), bytes.subarray(56 + a + b)];
+      writeFileSync(files[0] as string, Buffer.concat(parts));
+    });
+  });
+
+  it('a snapshot replaces the log before it; damage to it is refused', async () => {
+    const at = directory();
+    const log = new RaftLog(at, KEY);
+    await log.load();
+    await log.append(hard(3), [entry(1), entry(2), entry(3)]);
+    await log.saveSnapshot(create(SnapshotFileSchema, { index: 2n, term: 1n, voters: [1n], data: Buffer.from('state at 2') }), hard(3));
+    await log.append(hard(4), [entry(4)]);
+    await log.close();
+    const loaded = await load(at);
+    assert.equal(Buffer.from(loaded.snapshot?.data ?? []).toString(), 'state at 2');
+    assert.deepEqual(texts(loaded), ['entry 3', 'entry 4']);
+    const again = new RaftLog(at, KEY);
+    await again.load();
+    await again.saveSnapshot(create(SnapshotFileSchema, { index: 4n, term: 1n, voters: [1n], data: Buffer.from('state at 4') }), hard(4));
+    await again.append(hard(5), [entry(5)]);
+    await again.close();
+    const later = await load(at);
+    assert.deepEqual([texts(later), later.hardState], [['entry 5'], hard(5)]);
+    assert.deepEqual(readdirSync(at).filter((file) => file.endsWith('.snap')), ['0000000000000004.snap']);
+    const file = path.join(at, '0000000000000004.snap');
+    const whole = readFileSync(file);
+    for (let offset = 0; offset < whole.length; offset++) {
+      const bytes = Buffer.from(whole);
+      bytes[offset] = (bytes[offset] as number) ^ 1;
+      writeFileSync(file, bytes);
+      await assert.rejects(load(at), RaftLogDamaged, `byte ${offset}`);
+    }
+    writeFileSync(file, whole);
+    rmSync(file);
+    await assert.rejects(load(at), RaftLogDamaged, 'without its snapshot the log has a hole');
+  });
+});

@@ -169,14 +169,14 @@ function table(report: OverlayReport): string {
   const lines = [
     `Task to task across two nodes, ${report.mode}; ${report.rounds} rounds of ${report.sliceMs} ms slices; ${report.versions['kernel']}, ${report.load.cpus} CPUs, load ${report.load.after.map((l) => l.toFixed(1)).join(' ')}`,
     '',
-    `${''.padEnd(18)}${''.padEnd(24)}${['veth', 'vxlan', 'skein'].map((p) => p.padStart(10)).join('')}   Skein / veth       Skein / vxlan`,
-    `${''.padEnd(72)}   median quartile   median quartile  worst`,
+    `${''.padEnd(20)}${''.padEnd(24)}${['veth', 'vxlan', 'skein'].map((p) => p.padStart(10)).join('')}   Skein / veth       Skein / vxlan`,
+    `${''.padEnd(74)}   median quartile   median quartile  worst`,
   ];
   for (const [name, metric] of Object.entries(report.metrics)) {
     const cells = ['veth', 'vxlan', 'skein'].map((p) => number(metric.paths[p]?.median).padStart(10)).join('');
     const [veth, vxlan] = [metric.ratios['veth'], metric.ratios['vxlan']];
     const ratio = vxlan === undefined || veth === undefined ? '' : `   ${fixed(veth.median)} ${fixed(veth.lowerQuartile)}     ${fixed(vxlan.median)} ${fixed(vxlan.lowerQuartile)}  ${fixed(vxlan.worst)}`;
-    lines.push(`${name.padEnd(18)}${metric.unit.padEnd(24)}${cells}${ratio}`);
+    lines.push(`${name.padEnd(20)}${metric.unit.padEnd(24)}${cells}${ratio}`);
   }
   lines.push('', ...report.targets.map((t) => `target: ${t.what} ${t.limit}: ${t.value} ${t.met ? 'met' : 'NOT MET'}`));
   return lines.join('\n');

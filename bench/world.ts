@@ -6,8 +6,7 @@ import { api, until } from '../src/lab/dockerapi.js';
 import { labDown, labUp, loadPlan } from '../src/lab/lab.js';
 import type { LabNode, LabPlan } from '../src/lab/plan.js';
 import { inNamespace, ip } from '../src/lab/run.js';
-import { datapathPid } from '../src/lab/teardown.js';
-import { labNames } from '../src/lab/teardown.js';
+import { datapathPid, labNames } from '../src/lab/teardown.js';
 import { unwrap } from '../src/lib/result.js';
 import type { Path } from './netload.js';
 

@@ -211,6 +211,23 @@ describe('faults', { timeout: 600_000 }, () => {
     await serves(lab.workers[0] as LabNode, 'placed');
   });
 
+  test('the manager killed in the middle of a rolling update: it is finished, and loses no request', { timeout: 90_000 }, async () => {
+    const before = await lab.running('web', 4);
+    const load = new Load(lab, lab.plan.clientNetns, lab.plan.nodes.map((n) => n.address), 8080);
+    await lab.docker('service', 'update', '-d', '--force', '--update-parallelism', '1', '--update-monitor', '300ms', 'web');
+    for (let kill = 0; kill < 3; kill++) {
+      await sleep(300 + Math.random() * 700);
+      await lab.killAgent(lab.manager);
+      await startAgent(lab.plan, lab.manager);
+    }
+    await eventually('the end of the update', 60_000, async () => {
+      assert.equal(await lab.docker('service', 'inspect', '--format', '{{.UpdateStatus.State}}', 'web'), 'completed');
+    });
+    const after = await lab.running('web', 4);
+    assert.ok(after.every((task) => !before.some((other) => other.ID === task.ID)), 'every task was replaced');
+    assert.equal(await load.end(), 0, `${load.errors.length} of ${load.requests} requests failed: ${load.errors.slice(0, 3).join('; ')}`);
+  });
+
   test('drain moves the tasks and loses no request; active takes new ones', { timeout: 90_000 }, async (t) => {
     const [w1, w2] = lab.workers as [LabNode, LabNode];
     const load = new Load(lab, lab.plan.clientNetns, lab.plan.nodes.map((n) => n.address), 8080);

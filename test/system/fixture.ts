@@ -170,8 +170,7 @@ export class Lab {
     }
     const tar = path.join(this.work, 'image.tar');
     assert.equal((await command('tar', ['-C', rootfs, '-cf', tar, '.'])).code, 0);
-    const nodes = this.plan.runtime === 'docker' ? [this.manager] : this.plan.nodes;
-    await Promise.all(nodes.map(async (node) => {
+    await Promise.all(this.plan.nodes.map(async (node) => {
       const output = await this.try(['import', tar, IMAGE], node);
       assert.equal(output.code, 0, output.stderr);
     }));

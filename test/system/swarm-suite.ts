@@ -2,13 +2,15 @@
 
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
-import { IMAGE, Lab, addressIn, eventually, finished, sleep } from './fixture.js';
+import { CLIS, IMAGE, Lab, addressIn, eventually, finished, sleep } from './fixture.js';
 
 export function swarmSuite(name: string, runtime: 'oci' | 'docker'): void {
   describe(`a swarm of three nodes, ${runtime} runtime`, { timeout: 240_000 }, () => {
     let lab: Lab;
     before(async () => {
-      lab = await Lab.up(name, { runtime });
+      // Either runtime with another CLI: between them both are driven.
+      const cli = runtime === 'docker' ? CLIS.at(-1) : CLIS[0];
+      lab = await Lab.up(name, { runtime, ...(cli === undefined ? {} : { cli }) });
       await lab.docker('network', 'create', '-d', 'overlay', 'net');
       await lab.docker('service', 'create', '-q', '--name', 'web', '--network', 'net', '--replicas', '3', '-p', '8080:80',
         '--publish', 'published=8081,target=80,protocol=udp', '--constraint', 'node.role==worker', IMAGE, '/bin/probe', 'serve', '80');

@@ -10,9 +10,9 @@ import { issuerInfo } from '../../io/x509/certificates.js';
 import { AppFailure } from '../../lib/result.js';
 import { toPairs, toRecord } from '../../model/pairs.js';
 import {
-  IssuanceStatus_State, NodeImagesSchema, NodeTLSInfoSchema, type NodeDescription, type SessionMessage,
+  IssuanceStatus_State, NodeDescriptionSchema, NodeImagesSchema, NodeTLSInfoSchema, type NodeDescription, type SessionMessage,
 } from '../../model/proto/swarmkit_pb.js';
-import { create } from '@bufbuild/protobuf';
+import { create, equals } from '@bufbuild/protobuf';
 import path from 'node:path';
 import { LogPublisher } from './logs.js';
 import { NetworkAgent } from './network.js';
@@ -21,6 +21,8 @@ import { Tasks } from './tasks.js';
 import { TaskStore } from './taskstore.js';
 
 const REFRESH_TIMEOUT_MS = 3000;
+/** How often the description is looked at again (SwarmKit: 20 s); an Engine's images change behind our back. */
+const DESCRIBE_INTERVAL_MS = { oci: 20_000, docker: 3_000 } as const;
 /** References told to the managers; a node with more has its oldest ones left out. */
 const IMAGES_MAX = 2000;
 
@@ -52,6 +54,7 @@ export class Worker {
   private readonly logs: LogPublisher;
   private readonly store: TaskStore;
   private description: NodeDescription | undefined;
+  private describeTimer: NodeJS.Timeout | undefined;
   private connectedWaiters: ((error: string) => void)[] = [];
   connected = false;
   lastError = '';
@@ -116,6 +119,9 @@ export class Worker {
     await this.tasks.adopt(saved);
     this.network.localChanged(this.tasks.serving());
     this.session.start(options.onBug);
+    this.describeTimer = setInterval(() => {
+      this.lookAgain().catch(options.onBug);
+    }, DESCRIBE_INTERVAL_MS[options.executor.kind]);
   }
 
   /** Resolves with '' once a session stands, or with the last error after timeoutMs. */
@@ -145,6 +151,7 @@ export class Worker {
 
   /** Lets go; tasks and traffic go on. */
   async close(): Promise<void> {
+    clearInterval(this.describeTimer);
     this.logs.close();
     await this.session.close();
     await this.network.clear();
@@ -177,6 +184,13 @@ export class Worker {
     // Devices first: rows without them would answer for endpoints that are not there.
     await this.tasks.reattach();
     await this.network.resync();
+  }
+
+  /** A description that differs from what was told is told by a new session. */
+  private async lookAgain(): Promise<void> {
+    const told = this.description;
+    if (told === undefined || !this.connected) return;
+    if (!equals(NodeDescriptionSchema, told, await this.describe()) && this.connected) await this.refresh();
   }
 
   private async describe(): Promise<NodeDescription> {

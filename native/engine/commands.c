@@ -1,4 +1,5 @@
 // commands.c: what each frame does. Runs on the control thread; the packet thread sees results by engine_call.
+#include "../host/conntrack.h"
 #include "../host/netns.h"
 #include "../host/nft.h"
 #include "control.h"
@@ -55,6 +56,9 @@ static void publish_config(Engine *engine, void *argument) {
   program_set_tables(&engine->program, engine->program.tables);
 }
 
+// The last address of the gateway bridge network stands for the engine.
+static uint32_t published_address(uint32_t gateway, uint8_t prefix) { return htonl((ntohl(gateway) | ~(~0u << (32 - prefix))) - 1); }
+
 static void configure(const Command *c) {
   Control *control = c->control;
   ConfigureAbi abi;
@@ -67,7 +71,7 @@ static void configure(const Command *c) {
       abi.underlay_mtu < 576 + VXLAN_OVERHEAD)
     return refuse(c, "invalid: configuration out of range");
   config.gateway_mask = htonl(~0u << (32 - abi.gateway_prefix));
-  config.published = htonl((ntohl(config.gateway) | ~ntohl(config.gateway_mask)) - 1);
+  config.published = published_address(config.gateway, abi.gateway_prefix);
   config.vxlan_port = abi.vxlan_port;
   config.underlay_mtu = abi.underlay_mtu;
   bool moved = !control->configured || memcmp(abi.vtep, control->config.vtep, 16) != 0 || abi.vxlan_port != control->config.vxlan_port;
@@ -229,6 +233,25 @@ static bool same_ports(const Snapshot *a, const Snapshot *b) {
   return true;
 }
 
+static void add_absent(PortSet *out, const Snapshot *of, const Snapshot *in) {
+  for (uint32_t i = 0; of && i < of->port_count; i++)
+    if (of->ports[i].protocol == PROTOCOL_UDP && (!in || !snapshot_port(in, PROTOCOL_UDP, of->ports[i].published))) port_set_add(out, of->ports[i].published);
+}
+
+// UDP clients that go on sending must notice that a port came or went.
+static void forget_changed(const Control *control, const Snapshot *before, const Snapshot *after) {
+  PortSet changed = {0};
+  static const PortSet none;
+  // The first tables of a process change nothing: what is published was published by the one before it.
+  if (!before) return;
+  add_absent(&changed, before, after);
+  add_absent(&changed, after, before);
+  uint32_t gateway;
+  if (memcmp(&changed, &none, sizeof changed) == 0 || !control->configured || !abi_address(control->config.gateway, &gateway)) return;
+  int result = conntrack_forget_udp(&changed, published_address(gateway, control->config.gateway_prefix));
+  if (result < 0) fprintf(stderr, "conntrack: %s\n", strerror(-result));
+}
+
 // Moves staged rows into the store. Removals come first: a key in both lists stays.
 static bool merge(Control *control) {
   Staging *s = &control->staging;
@@ -256,7 +279,9 @@ static void apply_commit(const Command *c) {
   uint64_t revision = control->staging.revision;
   bool ok = merge(control);
   control_drop_staging(control);
-  Snapshot *tables = ok ? store_build(&control->store, revision, ++control->generation, control->tables) : NULL;
+  uint32_t vtep;
+  abi_address(control->config.vtep, &vtep);
+  Snapshot *tables = ok ? store_build(&control->store, revision, ++control->generation, vtep, control->tables) : NULL;
   if (!tables) return refuse(c, "resource_exhausted: tables");
   Snapshot *before = control->tables;
   engine_call(control->engine, publish_tables, tables);
@@ -264,6 +289,7 @@ static void apply_commit(const Command *c) {
   control->tables = tables;
   char error[512];
   ok = same_ports(before, tables) || nft_set_ports(tables, error, sizeof error);
+  if (ok) forget_changed(control, before, tables);
   snapshot_free(before);
   if (!ok) return refuse(c, "%s", error);
   answer(c, &revision, sizeof revision);

@@ -32,9 +32,6 @@ typedef struct Engine {
   Counters counters;
   int epoll_fd, underlay_fd, host_fd, transmit_fds[TRANSMIT_SOCKETS];
   bool no_segment;
-  // Whether much is moved just now, and what that was told from.
-  bool bulk;
-  uint64_t rate_since_ms, rate_bytes;
   Source *sources;
   Coalescer coalescer;
   SegmentBatch batch;

@@ -175,6 +175,9 @@ static void copy_name(char out[NAME_SIZE_MAX + 1], const uint8_t *name, uint32_t
   out[size] = 0;
 }
 
+// A start that differs by node and by service.
+static uint32_t start_of(uint32_t vtep, uint64_t service) { return (uint32_t)(mix64(mix64(0x5eed, vtep), service) >> 40); }
+
 static bool copy_backends(BackendSet *set, const uint8_t *trailing, uint32_t count) {
   set->backends = calloc(count ? count : 1, sizeof *set->backends);
   if (!set->backends) return false;
@@ -205,7 +208,7 @@ static void build_network(Snapshot *s, const RowView *v) {
   copy_name(n->name, v->trailing + r.subnet_count * sizeof(SubnetAbi), r.name_size);
 }
 
-static bool build_row(Snapshot *s, const RowView *v, const Snapshot *before) {
+static bool build_row(Snapshot *s, const RowView *v, uint32_t vtep, const Snapshot *before) {
   switch (v->header.kind) {
   case ROW_NETWORK: build_network(s, v); return true;
   case ROW_ENDPOINT: {
@@ -224,6 +227,7 @@ static bool build_row(Snapshot *s, const RowView *v, const Snapshot *before) {
     abi_address(r.vip, &service->vip);
     const Service *old = before ? snapshot_service(before, service->vni, service->vip) : NULL;
     if (old) service->set.turn = old->set.turn;
+    service->set.start = start_of(vtep, ((uint64_t)service->vni << 32) | service->vip);
     return copy_backends(&service->set, v->trailing, r.backend_count);
   }
   case ROW_PORT: {
@@ -233,6 +237,7 @@ static bool build_row(Snapshot *s, const RowView *v, const Snapshot *before) {
     *port = (Port){.protocol = r.protocol, .host_mode = r.host_mode, .published = r.published, .target = r.target};
     const Port *old = before ? snapshot_port(before, r.protocol, r.published) : NULL;
     if (old) port->set.turn = old->set.turn;
+    port->set.start = start_of(vtep, ((uint64_t)port->protocol << 32) | port->published);
     return copy_backends(&port->set, v->trailing, r.backend_count);
   }
   case ROW_NODE: {
@@ -286,7 +291,7 @@ static bool build_indexes(Snapshot *s) {
   return true;
 }
 
-Snapshot *store_build(const Store *store, uint64_t revision, uint32_t generation, const Snapshot *before) {
+Snapshot *store_build(const Store *store, uint64_t revision, uint32_t generation, uint32_t vtep, const Snapshot *before) {
   Snapshot *s = calloc(1, sizeof *s);
   if (!s) return NULL;
   uint32_t counts[ROW_POINTER + 1] = {0};
@@ -305,7 +310,7 @@ Snapshot *store_build(const Store *store, uint64_t revision, uint32_t generation
   for (uint32_t i = 0; ok && i < store->bucket_count; i++) {
     for (StoredRow *row = store->buckets[i]; ok && row; row = row->next) {
       RowView v = view(row->bytes);
-      ok = build_row(s, &v, before);
+      ok = build_row(s, &v, vtep, before);
     }
   }
   if (ok && build_indexes(s)) return s;

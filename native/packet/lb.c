@@ -18,7 +18,7 @@ const Backend *lb_pick(BackendSet *set) {
   if (!highest) return NULL;
   uint32_t turn = set->turn;
   for (uint32_t tries = 0; tries < 2 * set->count + 1; tries++, turn++) {
-    const Backend *b = &set->backends[turn % set->count];
+    const Backend *b = &set->backends[(turn + set->start) % set->count];
     uint32_t round = (turn / set->count) % highest;
     if (!takes_flows(set, b) || b->weight <= round) continue;
     set->turn = turn + 1;
@@ -27,9 +27,10 @@ const Backend *lb_pick(BackendSet *set) {
   // Only lighter backends were met in these rounds: start a new cycle, in which each takes one.
   set->turn = 0;
   for (uint32_t i = 0; i < set->count; i++) {
-    if (!takes_flows(set, &set->backends[i])) continue;
+    const Backend *b = &set->backends[(i + set->start) % set->count];
+    if (!takes_flows(set, b)) continue;
     set->turn = i + 1;
-    return &set->backends[i];
+    return b;
   }
   return NULL;
 }

@@ -9,6 +9,8 @@ typedef struct BackendSet {
   uint32_t count;
   // Sum of weights of those that take new flows.
   uint32_t weight;
+  // Where this node's rounds begin: not the same on all nodes, or they would all try the same backend first.
+  uint32_t start;
   // Round-robin position; only the packet thread writes it.
   uint32_t turn;
 } BackendSet;

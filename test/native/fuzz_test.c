@@ -79,7 +79,7 @@ static void make_program(void) {
   CHECK(flow_init(&program.flows, memory, 128, "boot", 1, 1000));
   program.config = (ProgramConfig){.configured = true, .vtep = ip4(192, 0, 2, 5), .gateway = ip4(172, 18, 0, 1),
     .gateway_mask = ip4(255, 255, 0, 0), .published = ip4(172, 18, 255, 254), .underlay_mtu = 1500, .vxlan_port = 4789};
-  Snapshot *tables = store_build(&store, 1, 1, NULL);
+  Snapshot *tables = store_build(&store, 1, 1, 0, NULL);
   CHECK(tables);
   program_set_tables(&program, tables);
   CHECK(program.ingress_vni == 2 && program.ingress_address == ip4(10, 0, 2, 200));
@@ -137,6 +137,8 @@ static void fuzz_frame(void) {
   Origin origin = {.kind = test_random() % 3, .vni = (uint32_t)(test_random() % 4), .vtep = ip4(192, 0, 2, 5 + (int)(test_random() % 3))};
   origin.interface = &sandbox.interfaces[test_random() % 3];
   if (packet_parse(&p, frame, head, size, &vnet) == DROP_NONE) {
+    HeldAck held = {.active = true, .packet = p};
+    CHECK(!ack_supersedes(&held, &p));
     Coalescer coalescer = {0};
     Packet q = p;
     if (coalescer_start(&coalescer, &q, 1, 1, test_random() & 1)) coalescer_append(&coalescer, &q, 1, 1, test_random() & 1);
@@ -211,7 +213,7 @@ static void fuzz_row(void) {
   Store scratch;
   if (row_check(row, size, error, sizeof error) && test_random() % 50 == 0) {
     CHECK(store_init(&scratch) && store_put(&scratch, row));
-    Snapshot *tables = store_build(&scratch, 1, 1, NULL);
+    Snapshot *tables = store_build(&scratch, 1, 1, 0, NULL);
     CHECK(tables);
     snapshot_free(tables);
     store_free(&scratch);

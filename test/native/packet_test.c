@@ -119,6 +119,45 @@ static void test_segments(void) {
   }
 }
 
+// A newer acknowledgement may stand in for an older one, and for nothing else.
+static void test_acknowledgements(void) {
+  static uint8_t frames[2][128];
+  VnetHeader vnet;
+  Packet p[2];
+  for (int i = 0; i < 2; i++) {
+    Spec s = {.source = ip4(10, 0, 0, 1), .destination = ip4(10, 0, 0, 2), .source_port = 1, .destination_port = 2, .protocol = 6, .flags = TCP_ACK, .sequence = 7};
+    uint32_t size = build(frames[i], &s, &vnet);
+    // The acknowledged number wraps around.
+    store_be32(frames[i] + 42, 0xfffffff0u + 32u * (uint32_t)i);
+    CHECK(packet_parse(&p[i], frames[i], size, size, &vnet) == DROP_NONE && ack_may_hold(&p[i]));
+  }
+  HeldAck held = {.active = true, .packet = p[0]};
+  CHECK(ack_supersedes(&held, &p[1]));
+  held.packet = p[1];
+  CHECK(!ack_supersedes(&held, &p[0]) && !ack_supersedes(&held, &p[1])); // older, repeated
+  held.packet = p[0];
+  held.replaced = ACKS_REPLACED_MAX;
+  CHECK(!ack_supersedes(&held, &p[1]));
+  held.replaced = 0;
+  held.active = false;
+  CHECK(!ack_supersedes(&held, &p[1]));
+  held.active = true;
+  static const uint8_t differs[] = {0, 6, 15, 22, 26, 30, 34, 36, 38}; // MACs, TOS, TTL, addresses, ports, sequence
+  for (size_t i = 0; i < sizeof differs; i++) {
+    frames[0][differs[i]] ^= 1;
+    CHECK(!ack_supersedes(&held, &p[1]));
+    frames[0][differs[i]] ^= 1;
+  }
+  Packet q = p[1];
+  q.tcp_flags |= TCP_PSH;
+  CHECK(!ack_may_hold(&q) && !ack_supersedes(&held, &q));
+  q = p[1];
+  q.size++; // data
+  CHECK(!ack_may_hold(&q));
+  frames[1][46] |= 1; // AccECN
+  CHECK(!ack_may_hold(&p[1]));
+}
+
 static void test_flows(void) {
   enum { CAPACITY = 256 };
   void *memory = calloc(1, flow_memory_size(CAPACITY));
@@ -185,6 +224,7 @@ int main(void) {
   test_nat_error();
   test_clamp();
   test_segments();
+  test_acknowledgements();
   test_flows();
   test_lb();
   puts("packet_test: ok");

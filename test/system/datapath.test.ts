@@ -132,6 +132,22 @@ describe('datapath', { timeout: 240_000 }, () => {
     assert.deepEqual(await world.tcp(outside, n1.address, 8099), ['ECONNREFUSED'], 'not published');
   });
 
+  test('a UDP client that goes on sending notices that a port came and went', async () => {
+    // Always from the same port, so that the host's connection tracking knows the flow.
+    const script = `const u = require('dgram').createSocket('udp4'); const end = (t) => { console.log(t); process.exit(0); };
+      u.bind(7777, () => u.connect(8095, process.argv[1], () => u.send('x'))); u.on('message', (m) => end(String(m))); u.on('error', (e) => end(e.code));
+      setTimeout(() => end('ETIMEDOUT'), 2500);`;
+    const ask = async (): Promise<string> => (await world.run(outside, [process.execPath, '-e', script, n1.address])).text;
+    const local = await world.serve(n1.netns, 'local', 8095);
+    assert.match(await ask(), /^local /);
+    world.row('port/udp/8095', 'port', { protocol: 17, published: 8095, target: 80, backends: [backend('10.255.0.12')] });
+    await world.apply();
+    assert.match(await ask(), /^t2 10\.99\.0\.100 /);
+    await world.apply(true, ['port/udp/8095']);
+    assert.match(await ask(), /^local /);
+    local.stop();
+  });
+
   test('a published port answers the node itself, 127.0.0.1 and tasks', async () => {
     for (const node of world.nodes) {
       assert.match((await world.tcp(node.netns, '127.0.0.1', 8080))[0] ?? '', /^t2 10\.255\.0\.20\d /, node.name);

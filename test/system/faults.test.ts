@@ -41,7 +41,8 @@ describe('faults', { timeout: 600_000 }, () => {
   });
   /** The session stands again: a task placed on the node runs. */
   const serves = async (node: LabNode, name: string): Promise<void> => {
-    await lab.docker('service', 'create', '-d', '--name', name, '--constraint', `node.hostname==${node.name}`, IMAGE, '/bin/probe', 'serve', '80');
+    await lab.docker('service', 'create', '-d', '--name', name, '--constraint', `node.hostname==${node.name}`, IMAGE, '/bin/probe',
+      'serve', '80');
     await lab.running(name, 1, 15_000);
     await lab.docker('service', 'rm', name);
   };
@@ -58,7 +59,8 @@ describe('faults', { timeout: 600_000 }, () => {
 
   test('a worker\'s agent killed: connections, names and ports go on; tasks keep process and address', { timeout: 90_000 }, async () => {
     const [w1] = lab.workers as [LabNode];
-    await lab.docker('service', 'create', '-q', '-d', '--name', 'dier', '--network', 'net', '--restart-condition', 'none', '--constraint', `node.hostname==${w1.name}`,
+    await lab.docker('service', 'create', '-q', '-d', '--name', 'dier', '--network', 'net', '--restart-condition', 'none', '--constraint',
+      `node.hostname==${w1.name}`,
       IMAGE, 'sh', '-c', 'trap "exit 7" USR1; while :; do sleep 0.2; done');
     await lab.docker('service', 'create', '-q', '-d', '--name', 'talker', '--constraint', `node.hostname==${w1.name}`,
       IMAGE, 'sh', '-c', 'i=0; while :; do i=$((i+1)); echo tick $i; sleep 0.2; done');
@@ -68,7 +70,8 @@ describe('faults', { timeout: 600_000 }, () => {
     const here = await onNode(before, w1);
     const netns = await lab.netnsOf(here);
     const holds = [
-      hold(lab, netns, vip, 80, 7000), hold(lab, lab.plan.clientNetns, w1.address, 8080, 7000), hold(lab, lab.plan.clientNetns, lab.manager.address, 8080, 7000),
+      hold(lab, netns, vip, 80, 7000), hold(lab, lab.plan.clientNetns, w1.address, 8080, 7000), hold(lab, lab.plan.clientNetns,
+        lab.manager.address, 8080, 7000),
     ];
     await sleep(500);
     await lab.killAgent(w1);
@@ -91,14 +94,17 @@ describe('faults', { timeout: 600_000 }, () => {
     assert.deepEqual(pidsOf(after), pidsOf(before), 'the same tasks with the same processes');
     assert.deepEqual(after.map((t) => addressIn(t, 'net')), before.map((t) => addressIn(t, 'net')));
     for (const gap of await Promise.all(holds)) assert.ok(gap < 500, `a gap of ${gap} ms`);
-    const last = async (): Promise<number> => Number(/tick (\d+)$/.exec(await lab.docker('service', 'logs', '--raw', '-n', '1', 'talker'))?.[1]);
+    const last = async (): Promise<number> => Number(/tick (\d+)$/.exec(await lab.docker('service', 'logs', '--raw', '-n', '1',
+      'talker'))?.[1]);
     const first = await last();
     await eventually('new lines', 5000, async () => assert.ok(await last() > first));
-    assert.match(await lab.docker('service', 'logs', '--raw', 'talker'), /^tick 1\ntick 2\n/, 'nothing is lost of what was written while the agent was away');
+    assert.match(await lab.docker('service', 'logs', '--raw', 'talker'), /^tick 1\ntick 2\n/,
+      'nothing is lost of what was written while the agent was away');
     await lab.docker('service', 'rm', 'dier', 'talker');
   });
 
-  test('data planes killed, on the entry node and on the task\'s node: connections go on within two seconds', { timeout: 90_000 }, async () => {
+  test('data planes killed, on the entry node and on the task\'s node: connections go on within two seconds', { timeout: 90_000 },
+    async () => {
     const [w1, w2] = lab.workers as [LabNode, LabNode];
     const tasks = await lab.running('web', 4);
     const netns = await lab.netnsOf(await onNode(tasks, w1));
@@ -145,7 +151,8 @@ describe('faults', { timeout: 600_000 }, () => {
     assert.deepEqual(pidsOf(await lab.running('web', 4)), pidsOf(tasks));
   });
 
-  test('the manager killed again and again: every acknowledged write is there, tasks and traffic untouched', { timeout: 90_000 }, async () => {
+  test('the manager killed again and again: every acknowledged write is there, tasks and traffic untouched', { timeout: 90_000 },
+    async () => {
     const KILLS = 20;
     const tasks = await lab.running('web', 4);
     const load = new Load(lab, lab.plan.clientNetns, [lab.workers[0]?.address ?? '', lab.manager.address], 8080);
@@ -177,7 +184,9 @@ describe('faults', { timeout: 600_000 }, () => {
         } catch (error) {
           // The manager is away: the next name. An answer with a refusal would be a bug.
           const message = error instanceof Error ? error.message : String(error);
-          assert.match(message, /update out of sequence|ECONNREFUSED|ECONNRESET|ENOENT|socket hang up|EPIPE|no answer|not a swarm manager|stopping/, `${name}: ${message}`);
+          assert.match(message,
+            /update out of sequence|ECONNREFUSED|ECONNRESET|ENOENT|socket hang up|EPIPE|no answer|not a swarm manager|stopping/,
+            `${name}: ${message}`);
           await sleep(20);
         }
       }
@@ -194,12 +203,14 @@ describe('faults', { timeout: 600_000 }, () => {
     await clients;
     const failed = await load.end();
     assert.ok(acknowledged > 100, `${acknowledged} writes were acknowledged`);
-    const services = new Map((await lab.api<{ Spec: { Name: string; Labels: { label?: string } } }[]>('GET', '/v1.50/services')).map((s) => [s.Spec.Name, s.Spec.Labels.label]));
+    const services = new Map((await lab.api<{ Spec: { Name: string; Labels: { label?: string } } }[]>('GET', '/v1.50/services')).map((s) =>
+      [s.Spec.Name, s.Spec.Labels.label]));
     const networks = new Map((await lab.api<{ Name: string }[]>('GET', '/v1.50/networks')).map((n) => [n.Name, '']));
     for (const [key, value] of sure) {
       const found = key.startsWith('n') ? networks.get(key) : services.get(key);
       const allowed = [value, ...(unsure.get(key) ?? [])];
-      assert.ok(allowed.includes(found), `${key} is ${found}, acknowledged was ${value}, unanswered ${JSON.stringify(unsure.get(key) ?? [])}`);
+      assert.ok(allowed.includes(found),
+        `${key} is ${found}, acknowledged was ${value}, unanswered ${JSON.stringify(unsure.get(key) ?? [])}`);
     }
     for (const name of [...services.keys(), ...networks.keys()].filter((n) => /^n?s\dx/.test(n))) {
       assert.ok(sure.has(name) || unsure.has(name), `${name} was asked for`);
@@ -209,6 +220,23 @@ describe('faults', { timeout: 600_000 }, () => {
     for (const name of services.keys()) if (name !== 'web') await lab.api('DELETE', `/v1.50/services/${name}`);
     for (const name of networks.keys()) if (/^ns/.test(name)) await lab.api('DELETE', `/v1.50/networks/${name}`);
     await serves(lab.workers[0] as LabNode, 'placed');
+  });
+
+  test('the manager killed in the middle of a rolling update: it is finished, and loses no request', { timeout: 90_000 }, async () => {
+    const before = await lab.running('web', 4);
+    const load = new Load(lab, lab.plan.clientNetns, lab.plan.nodes.map((n) => n.address), 8080);
+    await lab.docker('service', 'update', '-d', '--force', '--update-parallelism', '1', '--update-monitor', '300ms', 'web');
+    for (let kill = 0; kill < 3; kill++) {
+      await sleep(300 + Math.random() * 700);
+      await lab.killAgent(lab.manager);
+      await startAgent(lab.plan, lab.manager);
+    }
+    await eventually('the end of the update', 60_000, async () => {
+      assert.equal(await lab.docker('service', 'inspect', '--format', '{{.UpdateStatus.State}}', 'web'), 'completed');
+    });
+    const after = await lab.running('web', 4);
+    assert.ok(after.every((task) => !before.some((other) => other.ID === task.ID)), 'every task was replaced');
+    assert.equal(await load.end(), 0, `${load.errors.length} of ${load.requests} requests failed: ${load.errors.slice(0, 3).join('; ')}`);
   });
 
   test('drain moves the tasks and loses no request; active takes new ones', { timeout: 90_000 }, async (t) => {
@@ -231,9 +259,11 @@ describe('faults', { timeout: 600_000 }, () => {
     await onNode(await lab.running('web', 4), w1);
   });
 
-  test('a task stops only after every node let go of it; a node that does not answer is waited for, but not for ever', { timeout: 90_000 }, async () => {
+  test('a task stops only after every node let go of it; a node that does not answer is waited for, but not for ever', { timeout: 90_000 },
+    async () => {
     const [w1, w2] = lab.workers as [LabNode, LabNode];
-    await lab.docker('service', 'create', '-q', '--name', 'pair', '--network', 'net', '--replicas', '2', '-p', '8085:80', '--update-order', 'start-first',
+    await lab.docker('service', 'create', '-q', '--name', 'pair', '--network', 'net', '--replicas', '2', '-p', '8085:80', '--update-order',
+      'start-first',
       '--stop-grace-period', '1s', '--constraint', `node.hostname==${w1.name}`, IMAGE, '/bin/probe', 'serve', '80');
     const pair = await lab.running('pair', 2);
     // Paused for a while: requests through the paused node never meet a stopped task.
@@ -246,7 +276,8 @@ describe('faults', { timeout: 600_000 }, () => {
       const alive = pair.filter((t) => alivePid(t.Status.ContainerStatus?.PID ?? 0)).length;
       assert.equal(alive, 2, 'the task waits for the paused node');
       process.kill(paused, 'SIGCONT');
-      await eventually('one task stopped', 5000, async () => assert.equal(pair.filter((t) => alivePid(t.Status.ContainerStatus?.PID ?? 0)).length, 1));
+      await eventually('one task stopped', 5000, async () => assert.equal(pair.filter((t) =>
+        alivePid(t.Status.ContainerStatus?.PID ?? 0)).length, 1));
       const failed = await load.end();
       assert.equal(failed, 0, `${failed} of ${load.requests} requests failed: ${load.errors.slice(0, 3).join('; ')}`);
       // Paused for good: after five seconds the task is stopped all the same.
@@ -256,7 +287,8 @@ describe('faults', { timeout: 600_000 }, () => {
       process.kill(paused, 'SIGSTOP');
       const since = Date.now();
       await lab.docker('service', 'scale', '-d', 'pair=1');
-      await eventually('one task stopped', 15_000, async () => assert.equal(again.filter((t) => alivePid(t.Status.ContainerStatus?.PID ?? 0)).length, 1));
+      await eventually('one task stopped', 15_000, async () => assert.equal(again.filter((t) =>
+        alivePid(t.Status.ContainerStatus?.PID ?? 0)).length, 1));
       const waited = Date.now() - since;
       assert.ok(waited > 4000 && waited < 9000, `stopped after ${waited} ms`);
       const log = await readFile(`${lab.manager.runDir}/agent.log`, 'utf8');
@@ -270,7 +302,8 @@ describe('faults', { timeout: 600_000 }, () => {
     await lab.docker('service', 'rm', 'pair');
   });
 
-  test('a lost node: down within 20 s, its tasks move, nothing leads to it; it is taken back when it returns', { timeout: 90_000 }, async () => {
+  test('a lost node: down within 20 s, its tasks move, nothing leads to it; it is taken back when it returns', { timeout: 90_000 },
+    async () => {
     const [w1, w2] = lab.workers as [LabNode, LabNode];
     const before = await lab.running('web', 4);
     const { ID } = await nodeState(w2);

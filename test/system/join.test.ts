@@ -50,7 +50,8 @@ describe('joining and leaving', { timeout: 300_000 }, () => {
 
   const credentialsOf = async (node: LabNode): Promise<Credentials> =>
     ({ ...await new SwarmFiles(node.stateDir).loadCertificates(), serverName: 'swarm-manager' });
-  const call = async (from: LabNode, credentials: Credentials, service: NodeCall['service'], method: string, request: object = {}): Promise<NodeAnswer> => {
+  const call = async (from: LabNode, credentials: Credentials, service: NodeCall['service'], method: string,
+    request: object = {}): Promise<NodeAnswer> => {
     const file = path.join(lab.work, 'call.json');
     await writeFile(file, JSON.stringify({ address: manager, credentials, service, method, request } satisfies NodeCall));
     const output = await lab.inside(from.netns, process.execPath, [path.join(import.meta.dirname, 'node-call.js'), file]);
@@ -89,7 +90,8 @@ describe('joining and leaving', { timeout: 300_000 }, () => {
     }
     const leave = await lab.try(['swarm', 'leave']);
     assert.equal(leave.code, 1);
-    assert.match(leave.stderr, /You are attempting to leave the swarm on a node that is participating as a manager\. Removing the last manager erases all current state of the swarm\. Use `--force` to ignore this message\./);
+    assert.match(leave.stderr,
+      /You are attempting to leave the swarm on a node that is participating as a manager\. Removing the last manager erases all current state of the swarm\. Use `--force` to ignore this message\./);
     assert.equal(await count(), 3);
   });
 
@@ -110,7 +112,8 @@ describe('joining and leaving', { timeout: 300_000 }, () => {
     assert.equal(again.code, 1);
     assert.match(again.stderr, /This node is not part of a swarm/);
     const ls = await lab.try(['node', 'ls'], w2);
-    assert.match(ls.stderr, /This node is not a swarm manager\. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again\./);
+    assert.match(ls.stderr,
+      /This node is not a swarm manager\. Use "docker swarm init" or "docker swarm join" to connect this node to swarm and try again\./);
     await lab.ask(lab.plan.clientNetns, w1.address, 8080);
   });
 
@@ -123,7 +126,8 @@ describe('joining and leaving', { timeout: 300_000 }, () => {
       ['SWMTKN-1-x-y', /invalid join token/],
       ['nonsense', /invalid join token/],
       [good.replace('SWMTKN', 'SWMTKM'), /invalid join token/],
-      [`${good.slice(0, good.lastIndexOf('-'))}-${'0'.repeat(25)}`, /rpc error: code = InvalidArgument desc = A valid join token is necessary to join this cluster/],
+      [`${good.slice(0, good.lastIndexOf('-'))}-${'0'.repeat(25)}`,
+        /rpc error: code = InvalidArgument desc = A valid join token is necessary to join this cluster/],
       [`SWMTKN-1-${digest}-${secret}`, /remote CA does not match fingerprint\. Expected: [0-9a-f]{64}/],
       [await token('manager'), /joining as a manager is not supported yet/],
     ];
@@ -140,10 +144,13 @@ describe('joining and leaving', { timeout: 300_000 }, () => {
   test('managers that do not answer: refused, no such host, silent; none hangs', async () => {
     const good = await token();
     const refused = await join(good, `${lab.plan.clientAddress}:2377`);
-    assert.match(refused.stderr, /rpc error: code = Unavailable desc = connection error: .*dial tcp 192\.168\.99\.250:2377: connect: connection refused/);
+    assert.match(refused.stderr,
+      /rpc error: code = Unavailable desc = connection error: .*dial tcp 192\.168\.99\.250:2377: connect: connection refused/);
     const nobody = await join(good, '192.168.99.77:2377');
-    assert.match(nobody.stderr, /rpc error: code = Unavailable desc = connection error: .*dial tcp 192\.168\.99\.77:2377: (connect: no route to host|i\/o timeout)/);
-    await lab.inside(lab.plan.clientNetns, 'nft', ['add table inet silent; add chain inet silent input { type filter hook input priority 0; }; add rule inet silent input tcp dport 2377 drop']);
+    assert.match(nobody.stderr,
+      /rpc error: code = Unavailable desc = connection error: .*dial tcp 192\.168\.99\.77:2377: (connect: no route to host|i\/o timeout)/);
+    await lab.inside(lab.plan.clientNetns, 'nft',
+      ['add table inet silent; add chain inet silent input { type filter hook input priority 0; }; add rule inet silent input tcp dport 2377 drop']);
     const silent = await join(good, `${lab.plan.clientAddress}:2377`);
     await lab.inside(lab.plan.clientNetns, 'nft', ['delete table inet silent']);
     assert.match(silent.stderr, /dial tcp 192\.168\.99\.250:2377: i\/o timeout/);
@@ -183,7 +190,8 @@ describe('joining and leaving', { timeout: 300_000 }, () => {
     await eventually('the node is ready', 5000, async () => assert.equal(await stateOf(id), 'ready'));
     await lab.running('all', 3);
     await eventually('its port', 5000, () => lab.ask(lab.plan.clientNetns, w2.address, 8080));
-    const others = (await lab.docker('node', 'ls', '--format', '{{.ID}} {{.Hostname}}')).split('\n').filter((line) => / w2$/.test(line)).map((line) => line.split(' ')[0]);
+    const others = (await lab.docker('node', 'ls', '--format', '{{.ID}} {{.Hostname}}')).split('\n').filter((line) =>
+      / w2$/.test(line)).map((line) => line.split(' ')[0]);
     const former = others.find((other) => other !== id);
     assert.ok(former, 'the former self is still listed');
     await eventually('the former self is down', 20_000, async () => assert.equal(await stateOf(former), 'down'));
@@ -208,12 +216,15 @@ describe('joining and leaving', { timeout: 300_000 }, () => {
     assert.match(anonymous.details, /no client certificates in request/);
     const id = await idOf(w1);
     // The same key, role and name, valid now: a session error, not a refusal.
-    assert.equal((await call(w1, await signed(id, 'swarm-worker', Date.now(), HOUR_MS), 'Dispatcher', 'Heartbeat', { sessionId: 'x' })).code, 3);
-    const expired = await call(w1, await signed(id, 'swarm-worker', Date.now() - 3 * HOUR_MS, HOUR_MS), 'Dispatcher', 'Heartbeat', { sessionId: 'x' });
+    assert.equal((await call(w1, await signed(id, 'swarm-worker', Date.now(), HOUR_MS), 'Dispatcher', 'Heartbeat',
+      { sessionId: 'x' })).code, 3);
+    const expired = await call(w1, await signed(id, 'swarm-worker', Date.now() - 3 * HOUR_MS, HOUR_MS), 'Dispatcher', 'Heartbeat',
+      { sessionId: 'x' });
     assert.ok([14, 4].includes(expired.code), JSON.stringify(expired));
     const elsewhere = { ...await rootOf(), clusterId: 'another' };
     const { key, csr } = await createCsr();
-    const certificate = unwrap(await signCsr(elsewhere, { csr, nodeId: id, organization: 'another', role: 'swarm-worker', expiryMs: HOUR_MS, nowMs: Date.now() }));
+    const certificate = unwrap(await signCsr(elsewhere, { csr, nodeId: id, organization: 'another', role: 'swarm-worker',
+      expiryMs: HOUR_MS, nowMs: Date.now() }));
     const foreign = await call(w1, { ...worker, key, certificate }, 'Dispatcher', 'Heartbeat', { sessionId: 'x' });
     assert.equal(foreign.code, 7);
     assert.match(foreign.details, /remote certificate not part of organization/);

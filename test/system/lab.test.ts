@@ -72,24 +72,28 @@ describe('the lab', { timeout: 240_000 }, () => {
       assert.deepEqual(nodes.map((node) => [node['name'], node['role']]), [['m1', 'manager'], ['w1', 'worker']]);
       for (const node of nodes) {
         assert.deepEqual(Object.keys(node).sort(), ['address', 'agentPid', 'datapathPid', 'name', 'netns', 'role', 'socket', 'stateDir']);
-        assert.ok(existsSync(`/run/netns/${node['netns']}`) && existsSync(node['socket'] as string) && existsSync(node['stateDir'] as string));
+        assert.ok(existsSync(`/run/netns/${node['netns']}`) && existsSync(node['socket'] as string)
+          && existsSync(node['stateDir'] as string));
         assert.match(readFileSync(`/proc/${node['agentPid']}/cmdline`, 'utf8'), /agent/);
         assert.match(readFileSync(`/proc/${node['datapathPid']}/comm`, 'utf8'), /skein-datapath/);
       }
-      const created = await skein('lab', 'exec', '--name', name, 'm1', '--', CLIS[0] ?? 'docker', 'service', 'create', '-q', '--name', 'who', '--replicas', '2',
+      const created = await skein('lab', 'exec', '--name', name, 'm1', '--', CLIS[0] ?? 'docker', 'service', 'create', '-q', '--name',
+        'who', '--replicas', '2',
         '-p', '8080:80', '-e', `TASK=${name}`, '-e', 'PORT=80', 'host', process.execPath, `${import.meta.dirname}/../../src/lab/whoami.js`);
       assert.equal(created.code, 0, created.stderr);
     }
     for (const name of LABS) {
       for (const address of ['192.168.99.11', '192.168.99.101']) {
-        const answer = await skein('lab', 'exec', '--name', name, 'client', '--', 'curl', '-sS', '--max-time', '3', `http://${address}:8080/`);
+        const answer = await skein('lab', 'exec', '--name', name, 'client', '--', 'curl', '-sS', '--max-time', '3',
+          `http://${address}:8080/`);
         assert.equal((JSON.parse(answer.stdout) as { task: string }).task, name, answer.stdout + answer.stderr);
       }
     }
     const [name] = LABS as [string];
     const ids = (await Promise.all(LABS.map(tasksOf))).flat();
     const hashes = labs.flat().map((node) => runtimeDirectory(node['stateDir'] as string));
-    assert.ok((await traces(...ids)).some((line) => line.startsWith('cgroup')) && (await traces(...hashes)).length > 0, 'the search finds what runs');
+    assert.ok((await traces(...ids)).some((line) => line.startsWith('cgroup')) && (await traces(...hashes)).length > 0,
+      'the search finds what runs');
     assert.equal((await skein('lab', 'exec', '--name', name, 'w1', '--', 'sh', '-c', 'exit 7')).code, 7);
     assert.equal((await skein('lab', 'exec', '--name', name, 'w1', '--', 'true')).code, 0);
     assert.notEqual((await skein('lab', 'exec', '--name', name, 'w1', '--', 'no-such-program')).code, 0);
@@ -101,7 +105,8 @@ describe('the lab', { timeout: 240_000 }, () => {
     assert.match(twice.stderr, /lab "tsfault5" is up: stop it first/);
     assert.equal((await skein('lab', 'down', '--name', name)).code, 0);
     assert.deepEqual(await traces(name), []);
-    const other = await skein('lab', 'exec', '--name', LABS[1] as string, 'client', '--', 'curl', '-sS', '--max-time', '3', 'http://192.168.99.101:8080/');
+    const other = await skein('lab', 'exec', '--name', LABS[1] as string, 'client', '--', 'curl', '-sS', '--max-time', '3',
+      'http://192.168.99.101:8080/');
     assert.equal(other.code, 0, 'the other lab goes on');
     assert.equal((await skein('lab', 'down', '--name', LABS[1] as string)).code, 0);
     assert.deepEqual(await traces(...LABS, ...ids, ...hashes), []);
@@ -118,6 +123,8 @@ describe('the lab', { timeout: 240_000 }, () => {
       await sleep(ms);
       child.kill('SIGKILL');
       await eventually('its end', 2000, async () => assert.notEqual(child.signalCode ?? child.exitCode, null));
+      // Faster than the kill: the lab is up, not half made.
+      if (child.exitCode === 0) assert.equal((await skein('lab', 'down', '--name', name)).code, 0);
       if (i % 2 === 0) {
         const down = await skein('lab', 'down', '--name', name);
         // Killed before it had planned anything: nothing to take down.
@@ -135,7 +142,8 @@ describe('the lab', { timeout: 240_000 }, () => {
     const name = LABS[0] as string;
     const up = await skein('lab', 'up', '--name', name, '--workers', '1', '--json');
     const nodes = JSON.parse(up.stdout) as { agentPid: number; datapathPid: number; stateDir: string }[];
-    const created = await skein('lab', 'exec', '--name', name, 'm1', '--', CLIS[0] ?? 'docker', 'service', 'create', '-q', '--name', 'who', '--replicas', '2', '-p', '8080:80', 'host', 'sleep', '1000');
+    const created = await skein('lab', 'exec', '--name', name, 'm1', '--', CLIS[0] ?? 'docker', 'service', 'create', '-q', '--name', 'who',
+      '--replicas', '2', '-p', '8080:80', 'host', 'sleep', '1000');
     assert.equal(created.code, 0, created.stderr);
     const ids = await tasksOf(name);
     for (const { agentPid, datapathPid } of nodes) {

@@ -12,8 +12,8 @@ import { overlaps, parseSubnet } from '../../src/core/control/subnet.js';
 import { durationFromMs } from '../../src/lib/time.js';
 import { toPairs } from '../../src/model/pairs.js';
 import {
-  AnnotationsSchema, CAConfigSchema, ClusterSchema, ClusterSpecSchema, JoinTokensSchema, NodeRole, NodeSchema,
-  NodeSpecSchema, NodeSpec_Availability, NodeStatusSchema, NodeStatus_State, RootCASchema, SecretSpecSchema, TaskSchema,
+  AnnotationsSchema, CAConfigSchema, ClusterSchema, ClusterSpecSchema, DriverSchema, JoinTokensSchema, NodeRole, NodeSchema,
+  NetworkSpecSchema, NodeSpecSchema, NodeSpec_Availability, NodeStatusSchema, NodeStatus_State, RootCASchema, SecretSpecSchema, TaskSchema,
   TaskState, TaskStatusSchema, type Node, type NetworkSpec,
 } from '../../src/model/proto/swarmkit_pb.js';
 import { network, published, spec, World } from '../support/control.js';
@@ -51,6 +51,10 @@ test('networks: refusals', () => {
   assert.match(refusal(network('x', { subnet: '10.8.0.0/30' })), /between 8 and 29/);
   assert.match(refusal(network('x', { driver: 'macvlan' })), /only overlay networks/);
   assert.match(refusal(network('host')), /predefined host network/);
+  // Refused, not accepted and then silently dead.
+  const encrypted = create(DriverSchema, { name: 'overlay', options: toPairs({ encrypted: '' }) });
+  assert.match(refusal(create(NetworkSpecSchema, { ...network('x'), driverConfig: encrypted })), /encrypted overlay networks are not supported yet/);
+  assert.match(refusal(create(NetworkSpecSchema, { ...network('x'), ipv6Enabled: true })), /IPv6 in overlay networks is not supported yet/);
 });
 
 test('a network in use is kept; the tasks of a removed service do not hold it', () => {

@@ -95,6 +95,13 @@ describe('sessions', () => {
     assert.equal(sessions.register('n1', '', 's5', 8001, PERIOD_MS).ok, true);
   });
 
+  it('an agent that starts together with its manager gets a session of its own', () => {
+    const sessions = new Sessions();
+    sessions.expect('n1', 0, 5000);
+    assert.deepEqual(sessions.register('n1', '', 'fresh', 1, 5000), { ok: true, sessionId: 'fresh' });
+    assert.equal(sessions.check('n1', 'fresh'), 'ok');
+  });
+
   it('a node known from the store has twice the time to call', () => {
     const sessions = new Sessions();
     sessions.expect('n1', 0, PERIOD_MS);

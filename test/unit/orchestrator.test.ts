@@ -66,6 +66,21 @@ describe('replicated services', () => {
 });
 
 describe('restart', () => {
+  it('a replacement that cannot be prepared waits out its delay before the next one', () => {
+    const swarm = new Swarm({ nodes: 2 });
+    const id = swarm.addService('web', { restart: { delayMs: 5000 } });
+    // No node can prepare the task: it is rejected as soon as it is given out.
+    const reject = (): void => {
+      for (const task of swarm.tasks(id)) if (stateOf(task) >= TaskState.ASSIGNED && stateOf(task) < TaskState.RUNNING) swarm.exit(task, TaskState.REJECTED);
+    };
+    swarm.settle(reject);
+    swarm.advance(4000, reject);
+    assert.equal(swarm.tasks(id).length, 2, 'the first and its replacement');
+    swarm.advance(21_000, reject);
+    assert.ok(swarm.tasks(id).length <= 7, `${swarm.tasks(id).length} tasks in 25 s`);
+    assert.ok(swarm.tasks(id).length >= 5);
+  });
+
   it('replaces a failed task in its slot after the delay, not before', () => {
     const swarm = new Swarm();
     const id = swarm.addService('web', { restart: { delayMs: 3000 } });

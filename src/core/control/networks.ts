@@ -53,6 +53,13 @@ function checkKind(view: ReadTx, spec: NetworkSpec): Refusal {
     return rpcFail('permission_denied',
       `label ${INTERNAL_LABEL} is for predefined internal networks and cannot be applied by users`);
   }
+  // What the data plane cannot carry yet is refused here, not accepted and then dropped on the wire.
+  if (pairValue(spec.driverConfig?.options, 'encrypted') !== undefined) {
+    return fail('unimplemented', 'encrypted overlay networks are not supported yet: create the network without --opt encrypted');
+  }
+  if (spec.ipv6Enabled || spec.ipam?.configs.some((config) => config.subnet.includes(':')) === true) {
+    return fail('unimplemented', 'IPv6 in overlay networks is not supported yet: create the network without --ipv6');
+  }
   if (spec.configFrom.case !== undefined) return invalid('config-only networks are not supported for the overlay driver');
   if (!spec.ingress) return undefined;
   if (spec.attachable) return invalid('ingress network cannot be attachable');

@@ -96,7 +96,10 @@ async function createService(socket: string): Promise<TaskJson[]> {
     Name: 'web',
     TaskTemplate: {
       ContainerSpec: {
-        Image: 'host', Command: [process.execPath, WHOAMI], Env: ['PORT=80', 'TASK={{.Service.Name}}.{{.Task.Slot}}', 'NODE={{.Node.Hostname}}'],
+        // The pseudo image hides /root and /tmp, where this may have been cloned to: what is run comes by bind mounts (.mjs: no package.json tells there that it is a module).
+        Image: 'host', Command: ['/mnt/node', '/mnt/whoami.mjs'],
+        Mounts: [{ Type: 'bind', Source: process.execPath, Target: '/mnt/node', ReadOnly: true }, { Type: 'bind', Source: WHOAMI, Target: '/mnt/whoami.mjs', ReadOnly: true }],
+        Env: ['PORT=80', 'TASK={{.Service.Name}}.{{.Task.Slot}}', 'NODE={{.Node.Hostname}}'],
       },
       Networks: [{ Target: 'demo-net' }],
       Placement: { Constraints: ['node.role==worker'] },

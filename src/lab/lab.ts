@@ -2,14 +2,14 @@
 // the agents and forms the swarm through the Docker API, as a user would. Whatever went wrong before is cleaned first.
 
 import { spawn } from 'node:child_process';
-import { closeSync, openSync } from 'node:fs';
+import { closeSync, existsSync, openSync } from 'node:fs';
 import { mkdir, readFile, writeFile, rename } from 'node:fs/promises';
 import path from 'node:path';
 import { fail, ok, type Result } from '../lib/result.js';
 import { startTime } from '../daemon/agent.js';
 import { api, until } from './dockerapi.js';
 import { startEngine } from './engine.js';
-import { LAB_RUN, planFile, planLab, type LabNode, type LabPlan, type LabRequest } from './plan.js';
+import { LAB_RUN, LAB_STATE, planFile, planLab, type LabNode, type LabPlan, type LabRequest } from './plan.js';
 import { agentPid, datapathPid, labNames, tearDown } from './teardown.js';
 import { buildUnderlay } from './underlay.js';
 
@@ -46,6 +46,10 @@ export async function labUp(request: LabRequest, progress: Progress): Promise<Re
     }
     progress(`cleaning up what an earlier lab "${plan.name}" left behind`);
     await tearDown(old);
+  } else if (existsSync(path.join(LAB_STATE, plan.name))) {
+    // The plan is gone with /run, the state is not: the machine was restarted.
+    progress(`cleaning up what a lab "${plan.name}" left behind before the machine was restarted`);
+    await tearDown(plan);
   }
   await mkdir(LAB_RUN, { recursive: true });
   await savePlan({ ...plan, builder: { pid: process.pid, start: await startTime(process.pid) ?? '' } });

@@ -3,7 +3,7 @@
 
 import { spawn } from 'node:child_process';
 import { closeSync, mkdirSync, openSync } from 'node:fs';
-import { readFile, rm, writeFile } from 'node:fs/promises';
+import { readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { installDockerRuntime } from '../io/docker/wrapper.js';
 import { api, until } from './dockerapi.js';
@@ -23,7 +23,7 @@ export async function startEngine(plan: LabPlan): Promise<void> {
   const { dir, data, pid, config } = paths(plan);
   mkdirSync(dir, { recursive: true });
   mkdirSync(data, { recursive: true });
-  await ip('netns', 'add', engineNetns(plan));
+  if (!await netnsExists(plan)) await ip('netns', 'add', engineNetns(plan));
   await writeFile(config, '{}\n');
   await installDockerRuntime({ daemonJson: config, wrapperFile: path.join(dir, 'skein-runc') });
   const log = openSync(path.join(dir, 'dockerd.log'), 'a');
@@ -38,15 +38,52 @@ export async function startEngine(plan: LabPlan): Promise<void> {
   });
 }
 
+async function netnsExists(plan: LabPlan): Promise<boolean> {
+  return (await ip('netns', 'list')).split('\n').some((line) => line.split(' ')[0] === engineNetns(plan));
+}
+
+async function isRunning(plan: LabPlan): Promise<boolean> {
+  const number = Number((await readFile(paths(plan).pid, 'utf8').catch(() => '')).trim());
+  return number > 0 && (await readFile(`/proc/${number}/cmdline`, 'utf8').catch(() => '')).includes('dockerd');
+}
+
+/**
+ * Ends what a killed dockerd left of a lab: containers under their shims, then containerd. Without its Engine nobody
+ * else would; a new dockerd does not reliably take over. True when there was an Engine to ask instead.
+ */
+export async function endRemains(plan: LabPlan): Promise<boolean> {
+  if (await isRunning(plan)) return true;
+  const { dir } = paths(plan);
+  for (const { pid, args } of await processes()) {
+    if (!args.some((arg) => arg.startsWith(`${dir}/exec/`))) continue;
+    const children = await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8').catch(() => '');
+    const isShim = args[0]?.includes('containerd-shim') === true;
+    for (const child of isShim ? children.trim().split(' ').filter((text) => text !== '') : []) endProcess(Number(child));
+    endProcess(pid);
+  }
+  return false;
+}
+
+async function processes(): Promise<{ pid: number; args: string[] }[]> {
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
+  return Promise.all(pids.map(async (pid) => ({ pid, args: (await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')).split('\0') })));
+}
+
+function endProcess(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    // It ended by itself between the look and the kill.
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}
+
 export async function stopEngine(plan: LabPlan): Promise<void> {
   const { pid } = paths(plan);
-  const number = Number((await readFile(pid, 'utf8').catch(() => '')).trim());
-  const alive = async (): Promise<boolean> => (await readFile(`/proc/${number}/cmdline`, 'utf8').catch(() => '')).includes('dockerd');
-  if (number > 0 && await alive()) {
-    process.kill(number, 'SIGTERM');
-    await until('dockerd to end', 20_000, async () => (await alive() ? undefined : true));
+  if (await isRunning(plan)) {
+    process.kill(Number((await readFile(pid, 'utf8')).trim()), 'SIGTERM');
+    await until('dockerd to end', 20_000, async () => (await isRunning(plan) ? undefined : true));
   }
   await rm(pid, { force: true });
-  const known = (await ip('netns', 'list')).split('\n').map((line) => line.split(' ')[0]);
-  if (known.includes(engineNetns(plan))) await ip('netns', 'del', engineNetns(plan));
+  if (await netnsExists(plan)) await ip('netns', 'del', engineNetns(plan));
 }

@@ -9,7 +9,7 @@ import type { Executor } from '../platform/executor.js';
 import { LAB_RUN, LAB_STATE, planFile, type LabNode, type LabPlan } from './plan.js';
 import { run } from './run.js';
 import { removeUnderlay } from './underlay.js';
-import { stopEngine } from './engine.js';
+import { endRemains, stopEngine } from './engine.js';
 
 const KILL_TIMEOUT_MS = 5000;
 
@@ -26,12 +26,17 @@ export async function tearDown(plan: LabPlan): Promise<void> {
   // agents that have not written theirs yet.
   await attempt(killBy('--state-dir', plan.nodes.map((node) => node.stateDir)));
   await attempt(killBy('--run-dir', plan.nodes.map((node) => node.runDir)));
+  let engine = false;
+  if (plan.runtime === 'docker') await attempt(endRemains(plan).then((running) => { engine = running; }));
   await Promise.all(plan.nodes.map(async (node) => {
-    await attempt(removeTasks(plan, node));
+    await attempt(removeTasks(plan, node, engine));
     await attempt(unmountAll(path.join(node.runDir, 'netns')));
     await attempt(unmountAll(node.stateDir));
   }));
   await attempt(stopEngine(plan));
+  // A killed dockerd leaves its data root mounted on itself.
+  await attempt(unmountAll(path.join(LAB_STATE, plan.name)));
+  await attempt(unmountAll(path.join(LAB_RUN, plan.name)));
   await attempt(removeUnderlay(plan));
   if (errors.length === 0) {
     await attempt(rm(path.join(LAB_STATE, plan.name), { recursive: true, force: true }));
@@ -84,9 +89,9 @@ async function killBy(option: string, values: readonly string[]): Promise<void> 
   }
 }
 
-async function removeTasks(plan: LabPlan, node: LabNode): Promise<void> {
+async function removeTasks(plan: LabPlan, node: LabNode, engine: boolean): Promise<void> {
   const executors: Executor[] = [new OciExecutor({ stateDir: node.stateDir })];
-  if (plan.runtime === 'docker') executors.push(new DockerExecutor({ stateDir: node.stateDir, socketPath: plan.dockerSocket }));
+  if (engine) executors.push(new DockerExecutor({ stateDir: node.stateDir, socketPath: plan.dockerSocket }));
   for (const executor of executors) {
     for (const id of await executor.adopt()) await executor.controller(id).remove();
     await executor.close();

@@ -2,8 +2,9 @@
 
 import os from 'node:os';
 import { readFileSync } from 'node:fs';
-import type { NodeDescription } from '../../model/proto/swarmkit_pb.js';
-import { NodeRole } from '../../model/proto/swarmkit_pb.js';
+import { create } from '@bufbuild/protobuf';
+import { AppFailure } from '../../lib/result.js';
+import { NodeDescriptionSchema, NodeRole, type NodeDescription } from '../../model/proto/swarmkit_pb.js';
 import { toRecord } from '../../model/pairs.js';
 import { apiVersion, engineVersion, minApiVersion } from '../../lib/version.js';
 import type { NodeBackend } from '../backend.js';
@@ -98,11 +99,23 @@ function swarmInfo(backend: NodeBackend): JsonObject {
   };
 }
 
+/** While the Engine that runs the tasks does not answer, the swarm's part of the answer still is true. */
+async function machine(backend: NodeBackend) {
+  const { executor } = backend;
+  try {
+    const [description, containers, images] = await Promise.all([
+      executor.describe(backend.hostname), executor.containers(), executor.images.list(),
+    ]);
+    return { description, containers, images, warnings: null };
+  } catch (error) {
+    if (!(error instanceof AppFailure) || error.code !== 'unavailable') throw error;
+    return { description: create(NodeDescriptionSchema), containers: [], images: [], warnings: [`WARNING: ${error.message}`] };
+  }
+}
+
 async function info(call: Call): Promise<void> {
   const { backend } = call;
-  const [description, containers, images] = await Promise.all([
-    backend.executor.describe(backend.hostname), backend.executor.containers(), backend.executor.images.list(),
-  ]);
+  const { description, containers, images, warnings } = await machine(backend);
   const running = containers.filter((container) => container.state === 'running').length;
   const system = operatingSystem();
   call.reply(200, {
@@ -120,7 +133,7 @@ async function info(call: Call): Promise<void> {
     MemTotal: Number(description.resources?.memoryBytes ?? 0n) || os.totalmem(),
     GenericResources: null,
     Swarm: swarmInfo(backend),
-    Warnings: null,
+    Warnings: warnings,
   });
 }
 

@@ -19,12 +19,18 @@ import { environmentOf, type WorkerIdentity } from './environment.js';
 import type { TaskStore } from './taskstore.js';
 
 const STOP_GRACE_DEFAULT_MS = 10_000;
+/** SwarmKit tries again after a second what failed for the time being. */
+const RETRY_MS = 1000;
+/** A short absence (an upgrade, a crash) is waited out; what stays away is the task's failure. */
+const RETRIES_MAX = 30;
 
 interface Runner {
   task: Task;
   assigned: boolean;
   status: TaskStatus;
   busy: Action | undefined;
+  /** How often the current action was tried again. */
+  retries: number;
   /** The action that runs, and what follows from it. */
   work: Promise<void>;
   sandbox: boolean;
@@ -64,7 +70,7 @@ export class Tasks {
     for (const local of saved) {
       if (local.task === undefined || local.status === undefined) continue;
       const runner: Runner = {
-        task: local.task, assigned: true, status: local.status, busy: undefined, work: Promise.resolve(), sandbox: false,
+        task: local.task, assigned: true, status: local.status, busy: undefined, retries: 0, work: Promise.resolve(), sandbox: false,
         gatewayAddress: local.gatewayAddress, watched: false, stopping: false,
       };
       this.runners.set(local.task.id, runner);
@@ -142,7 +148,7 @@ export class Tasks {
 
   private add(task: Task): void {
     const runner: Runner = {
-      task, assigned: true, busy: undefined, work: Promise.resolve(), sandbox: false, gatewayAddress: '', watched: false, stopping: false,
+      task, assigned: true, busy: undefined, retries: 0, work: Promise.resolve(), sandbox: false, gatewayAddress: '', watched: false, stopping: false,
       status: task.status ?? create(TaskStatusSchema, { state: TaskState.ASSIGNED }),
     };
     this.runners.set(task.id, runner);
@@ -173,10 +179,15 @@ export class Tasks {
       { state: runner.status.state, busy: runner.busy, sandbox: runner.sandbox },
     );
     if (action === 'none') return;
+    this.act(runner, action);
+  }
+
+  private act(runner: Runner, action: Action): void {
     runner.busy = action;
     runner.work = this.perform(runner, action).then(
       () => {
         runner.busy = undefined;
+        runner.retries = 0;
         this.step(runner);
       },
       (error) => this.failed(runner, action, error),
@@ -188,7 +199,19 @@ export class Tasks {
       this.options.onBug(error);
       return;
     }
+    if (error.code === 'unavailable' && !this.ending && runner.retries < RETRIES_MAX) {
+      runner.retries += 1;
+      // The Engine or the data plane is just away: tried again, unless the task is to stop before it ran.
+      this.options.logger.warn({ taskId: runner.task.id, action, error: error.message }, 'task action is tried again');
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      const early = action === 'prepare' || action === 'start';
+      if (!this.ending && !(early && (!runner.assigned || runner.task.desiredState >= TaskState.SHUTDOWN))) {
+        this.act(runner, action);
+        return;
+      }
+    }
     runner.busy = undefined;
+    runner.retries = 0;
     const state = runner.status.state < TaskState.STARTING ? TaskState.REJECTED : TaskState.FAILED;
     this.options.logger.warn({ taskId: runner.task.id, action, error: error.message }, 'task failed');
     await this.set(runner, state, action === 'prepare' ? 'preparing' : action === 'start' ? 'starting' : action, error.message)

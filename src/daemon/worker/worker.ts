@@ -193,8 +193,24 @@ export class Worker {
     if (!equals(NodeDescriptionSchema, told, await this.describe()) && this.connected) await this.refresh();
   }
 
+  /** Undefined while the executor's Engine does not answer: then what was known holds. */
+  private async describeMachine(): Promise<NodeDescription | undefined> {
+    const { executor, hostname } = this.options;
+    try {
+      const description = await executor.describe(hostname);
+      const images = await executor.images.list();
+      const references = images.flatMap((image) => [...image.repoTags, ...image.repoDigests, image.id]).slice(0, IMAGES_MAX);
+      description.images = create(NodeImagesSchema, { references });
+      return description;
+    } catch (error) {
+      if (!(error instanceof AppFailure) || this.description === undefined) throw error;
+      return undefined;
+    }
+  }
+
   private async describe(): Promise<NodeDescription> {
-    const description = await this.options.executor.describe(this.options.hostname);
+    const description = await this.describeMachine();
+    if (description === undefined) return this.description as NodeDescription;
     const { rootCa } = this.options.credentials();
     if (description.engine !== undefined) {
       description.engine.labels = toPairs({ ...toRecord(description.engine.labels), [DATA_PATH_LABEL]: this.options.dataPathAddr });
@@ -203,9 +219,6 @@ export class Worker {
       const { subject, publicKey } = issuerInfo(rootCa);
       description.tlsInfo = create(NodeTLSInfoSchema, { trustRoot: Buffer.from(rootCa), certIssuerSubject: subject, certIssuerPublicKey: publicKey });
     }
-    const images = await this.options.executor.images.list();
-    const references = images.flatMap((image) => [...image.repoTags, ...image.repoDigests, image.id]).slice(0, IMAGES_MAX);
-    description.images = create(NodeImagesSchema, { references });
     this.description = description;
     return description;
   }

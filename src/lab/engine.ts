@@ -26,6 +26,10 @@ export async function startEngine(plan: LabPlan): Promise<void> {
   if (!await netnsExists(plan)) await ip('netns', 'add', engineNetns(plan));
   await writeFile(config, '{}\n');
   await installDockerRuntime({ daemonJson: config, wrapperFile: path.join(dir, 'skein-runc') });
+  // Pid files of processes that were killed would stop a new dockerd, or make it wait for a containerd that is gone.
+  for (const [file, program] of [[pid, 'dockerd'], [path.join(dir, 'exec/containerd/containerd.pid'), 'containerd']] as const) {
+    if (!await pidFileHolds(file, program)) await rm(file, { force: true });
+  }
   const log = openSync(path.join(dir, 'dockerd.log'), 'a');
   const child = spawn('nsenter', [`--net=/run/netns/${engineNetns(plan)}`, 'dockerd', '--config-file', config, '--data-root', data,
     '--exec-root', path.join(dir, 'exec'), '--pidfile', pid, '-H', `unix://${plan.dockerSocket}`, '--bridge=none', '--iptables=false',
@@ -42,9 +46,13 @@ async function netnsExists(plan: LabPlan): Promise<boolean> {
   return (await ip('netns', 'list')).split('\n').some((line) => line.split(' ')[0] === engineNetns(plan));
 }
 
-async function isRunning(plan: LabPlan): Promise<boolean> {
-  const number = Number((await readFile(paths(plan).pid, 'utf8').catch(() => '')).trim());
-  return number > 0 && (await readFile(`/proc/${number}/cmdline`, 'utf8').catch(() => '')).includes('dockerd');
+async function pidFileHolds(file: string, program: string): Promise<boolean> {
+  const number = Number((await readFile(file, 'utf8').catch(() => '')).trim());
+  return number > 0 && (await readFile(`/proc/${number}/cmdline`, 'utf8').catch(() => '')).includes(program);
+}
+
+function isRunning(plan: LabPlan): Promise<boolean> {
+  return pidFileHolds(paths(plan).pid, 'dockerd');
 }
 
 /**

@@ -128,9 +128,10 @@ describe('dns bytes', () => {
       }),
     );
     fc.assert(fc.property(bytes, (query) => {
-      const before = Uint8Array.from(query);
-      const result = answer(view, asker, query, options);
-      assert.deepEqual(query, before, 'the question is left alone');
+      // A Buffer, whose slices share memory.
+      const given = Buffer.from(query);
+      const result = answer(view, asker, given, options);
+      assert.deepEqual(Uint8Array.from(given), Uint8Array.from(query), 'the question is left alone');
       assert.notEqual(result.kind, 'forward');
       if (!('bytes' in result)) return;
       const message = readMessage(result.bytes);

@@ -123,7 +123,8 @@ function record(type: number, data: ArrayLike<number>): Uint8Array {
 
 /** Header and question of a reply. */
 function refuse(query: Uint8Array, question: Question, code: number): Uint8Array {
-  const bytes = query.slice(0, question.end);
+  // Not slice: that of a Buffer shares its memory.
+  const bytes = Uint8Array.from(query.subarray(0, question.end));
   bytes.set([
     Flag.response + (byteAt(query, 2) & (Flag.opcode + Flag.recursion)), Flag.recursionAvailable + code,
     ...bytes16(1), ...bytes16(0), ...bytes16(0), ...bytes16(0),

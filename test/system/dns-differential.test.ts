@@ -24,7 +24,9 @@ const WORDS = ['web', 'db', 'tasks.web', 'tasks.db', 'api', 'web.1.abc', 'web.2.
 
 function addRows(world: World, random: Random): void {
   for (const { vni, name, base } of NETWORKS) {
-    world.row(`net/${vni}`, 'network', { vni, networkId: name, name, subnets: [{ subnet: `${base}.0/24`, gateway: `${base}.1` }], mtu: 1450 });
+    world.row(`net/${vni}`, 'network', {
+      vni, networkId: name, name, subnets: [{ subnet: `${base}.0/24`, gateway: `${base}.1` }], mtu: 1450,
+    });
     world.row(`name/${vni}/sentinel`, 'name', { vni, name: 'sentinel.of.all', addresses: ['192.0.2.1'] });
     const words = [...WORDS, ...Array.from({ length: 20 }, (_, i) => `svc${i}`)].filter(() => random.chance(0.6));
     for (const word of words) {
@@ -116,7 +118,8 @@ interface Question {
 
 async function ask(netns: string, questions: readonly Question[]): Promise<string[]> {
   const child = spawn('nsenter', [`--net=${netns}`, process.execPath, CLIENT], { stdio: ['pipe', 'pipe', 'inherit'] });
-  child.stdin.end(JSON.stringify(questions.map(({ query, tcp, expected }) => ({ hex: query.toString('hex'), tcp, silent: expected.kind === 'drop' }))));
+  const asked = questions.map(({ query, tcp, expected }) => ({ hex: query.toString('hex'), tcp, silent: expected.kind === 'drop' }));
+  child.stdin.end(JSON.stringify(asked));
   return JSON.parse(await text(child.stdout)) as string[];
 }
 
@@ -170,9 +173,12 @@ describe('DNS answers of the data plane and of core/dns', { timeout: 120_000 }, 
         if (bytes.length === 12 && (read16(bytes, 2) & 15) === FORWARDED) actual = atAgent ? 'forward' : 'forwarded as something else';
         else if (atAgent) actual = `forwarded, and ${actual}`;
         const wanted = 'bytes' in expected ? meaning(expected.bytes) : expected.kind;
-        const kind = `${expected.kind}${'bytes' in expected ? ` ${describeAnswer(expected.bytes).replace(/[\d.]+[.\d].*|[A-Z]?\w+\..*/, '...')}` : ''}`;
+        const said = 'bytes' in expected ? ` ${describeAnswer(expected.bytes).replace(/[\d.]+[.\d].*|[A-Z]?\w+\..*/, '...')}` : '';
+        const kind = `${expected.kind}${said}`;
         seen.set(kind, (seen.get(kind) ?? 0) + 1);
-        if (actual !== wanted) differences.push(`asker ${asker.vnis.join()} ${tcp ? 'tcp' : 'udp'} ${query.toString('hex')}\n  want ${wanted}\n  got  ${actual}`);
+        if (actual === wanted) continue;
+        const which = `asker ${asker.vnis.join()} ${tcp ? 'tcp' : 'udp'} ${query.toString('hex')}`;
+        differences.push(`${which}\n  want ${wanted}\n  got  ${actual}`);
       }
     }
     console.log(`# ${[...seen].sort().map(([kind, count]) => `${kind}: ${count}`).join(', ')}`);

@@ -14,7 +14,8 @@ const SOCKET = `
 const s = require('dgram').createSocket('udp4');
 s.on('message', (m, r) => {
   console.log(r.port + ' ' + m.toString('hex'));
-  const b = Buffer.from(m), turn = (at, n) => { const one = Buffer.from(b.subarray(at, at + n)); b.copy(b, at, at + n, at + 2 * n); one.copy(b, at + n); };
+  const b = Buffer.from(m);
+  const turn = (at, n) => { const one = Buffer.from(b.subarray(at, at + n)); b.copy(b, at, at + n, at + 2 * n); one.copy(b, at + n); };
   // MAC addresses, IP addresses, ports: the checksums stay right.
   turn(8, 6); turn(34, 4); turn(42, 2);
   if (m[31] === 17) s.send(b, 4789, r.address);
@@ -75,7 +76,8 @@ describe('VXLAN on the wire', { timeout: 60_000 }, () => {
     const frame = parseFrame(asked);
     assert.ok(typeof frame !== 'string' && frame.destination === number(VIP) && checksumsRight(asked, frame));
     const { source, destination, sourcePort, destinationPort } = one.frame;
-    const reply = rewrite(one.bytes, one.frame, { source: destination, destination: source, sourcePort: destinationPort, destinationPort: sourcePort });
+    const turned = { source: destination, destination: source, sourcePort: destinationPort, destinationPort: sourcePort };
+    const reply = rewrite(one.bytes, one.frame, turned);
     const replied = parseFrame(reply);
     assert.ok(typeof replied !== 'string');
     const received = fromBackend(reply, replied, number(VIP));

@@ -171,7 +171,8 @@ describe('dns bytes', () => {
     assert.equal(read('8161', 0), undefined);
     assert.equal(read('c0', 0), undefined);
     // Each pointer may be followed once: a chain of them, each with a label, ends at 255 bytes.
-    const chain = ['00', ...Array.from({ length: 200 }, (_, i) => `0161c${(i === 0 ? 0 : 1 + (i - 1) * 4).toString(16).padStart(3, '0')}`)].join('');
+    const place = (i: number) => (i === 0 ? 0 : 1 + (i - 1) * 4).toString(16).padStart(3, '0');
+    const chain = ['00', ...Array.from({ length: 200 }, (_, i) => `0161c${place(i)}`)].join('');
     assert.equal(read(chain, 1 + 199 * 4), undefined);
     assert.equal(read(chain, 1 + 99 * 4)?.labels.length, 100);
   });

@@ -6,7 +6,9 @@ import { execFileSync } from 'node:child_process';
 import path from 'node:path';
 import { before, describe, it } from 'node:test';
 import { fromBackend, pickBackend, rewrite, toBackend, type Backend } from '../../src/core/vxlan/balance.js';
-import { checksumsRight, decodeVxlan, encodeVxlan, parseFrame, put16, put32, sum16, word16, type Frame } from '../../src/core/vxlan/frame.js';
+import {
+  checksumsRight, decodeVxlan, encodeVxlan, parseFrame, put16, put32, sum16, word16, type Frame,
+} from '../../src/core/vxlan/frame.js';
 import { seeded, type Random } from '../support/random.js';
 
 const root = path.resolve(import.meta.dirname, '../../..');
@@ -87,7 +89,8 @@ describe('core/vxlan', () => {
 
 describe('native/packet and core/vxlan', () => {
   const run = (lines: readonly string[]): string[] => {
-    const output = execFileSync(path.join(root, 'build/native-test/oracle_tool'), { input: `${lines.join('\n')}\n`, encoding: 'utf8', maxBuffer: 1 << 26 });
+    const input = `${lines.join('\n')}\n`;
+    const output = execFileSync(path.join(root, 'build/native-test/oracle_tool'), { input, encoding: 'utf8', maxBuffer: 1 << 26 });
     return output.trimEnd().split('\n').map((line) => line.trim());
   };
   const compare = (lines: readonly string[], expected: readonly string[]): void => {
@@ -113,8 +116,12 @@ describe('native/packet and core/vxlan', () => {
       const frame = parseFrame(bytes);
       if (typeof frame === 'string') continue;
       const same = random.chance(0.1);
-      const to = same ? frame : { source: random.below(2 ** 32), destination: random.below(2 ** 32), sourcePort: random.below(65_536), destinationPort: random.below(65_536) };
-      lines.push(`nat ${[to.source, to.destination, to.sourcePort, to.destinationPort].map((n) => n.toString(16)).join(' ')} ${hex(bytes)}`);
+      const to = same ? frame : {
+        source: random.below(2 ** 32), destination: random.below(2 ** 32),
+        sourcePort: random.below(65_536), destinationPort: random.below(65_536),
+      };
+      const words = [to.source, to.destination, to.sourcePort, to.destinationPort].map((n) => n.toString(16));
+      lines.push(`nat ${words.join(' ')} ${hex(bytes)}`);
       expected.push(hex(rewrite(bytes, frame, to)));
     }
     compare(lines, expected);

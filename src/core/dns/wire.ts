@@ -129,7 +129,8 @@ function readResources(bytes: Uint8Array, start: number, count: number): { list:
     const end = data + read16(bytes, name.end + 8);
     if (end > bytes.length) return undefined;
     list.push({
-      labels: name.labels, type: read16(bytes, name.end), class: read16(bytes, name.end + 2), ttl: read32(bytes, name.end + 4), start: data, end,
+      labels: name.labels, type: read16(bytes, name.end), class: read16(bytes, name.end + 2), ttl: read32(bytes, name.end + 4),
+      start: data, end,
     });
     at = end;
   }

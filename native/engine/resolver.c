@@ -79,7 +79,8 @@ static void release(Resolver *r, Miss *miss) {
 static void start_miss(Resolver *r, const Miss *asked, const uint8_t *query, uint32_t size) {
   ResolverSandbox *s = &r->sandboxes[asked->sandbox];
   if (!s->forwards) {
-    fail(r, asked, DNS_NXDOMAIN);
+    // As Docker's resolver: nobody was asked, so nobody may say that the name does not exist.
+    fail(r, asked, DNS_SERVFAIL);
     return;
   }
   Miss *miss = NULL;
@@ -93,7 +94,7 @@ static void start_miss(Resolver *r, const Miss *asked, const uint8_t *query, uin
     miss->id = id;
   }
   if (!miss) {
-    fail(r, asked, DNS_SERVFAIL);
+    fail(r, asked, DNS_REFUSED);
     return;
   }
   miss->used = true;
@@ -133,8 +134,13 @@ static void on_udp(Resolver *r, uint32_t index) {
     Miss asked = {.sandbox = index};
     uint8_t query[QUERY_MAX];
     socklen_t length = sizeof asked.asker;
-    ssize_t size = recvfrom(r->sandboxes[index].udp_fd, query, sizeof query, MSG_DONTWAIT, (struct sockaddr *)&asked.asker, &length);
+    ssize_t size = recvfrom(r->sandboxes[index].udp_fd, query, sizeof query, MSG_DONTWAIT | MSG_TRUNC,
+                            (struct sockaddr *)&asked.asker, &length);
     if (size < 0) return;
+    if (size > QUERY_MAX) {
+      r->malformed++;
+      continue;
+    }
     handle_query(r, &asked, query, (uint32_t)size);
   }
 }

@@ -1,8 +1,11 @@
-// dns.c: see dns.h. One question, class IN; a name is looked up in the asker's networks only, in interface order,
-// plain and with ".<network name>" behind it. A known name without the asked family is an empty NOERROR.
+// dns.c: see dns.h. One question, class IN; a name is looked up in the asker's networks only, in interface order:
+// as it is in all of them, then as "<name>.<network name>", the longest name first. A known name without the asked
+// family is an empty NOERROR.
 #include "dns.h"
 
 enum { TYPE_A = 1, TYPE_PTR = 12, TYPE_OPT = 41, TYPE_ANY = 255, CLASS_IN = 1, CLASS_ANY = 255 };
+// Of a name: 255 bytes with the length bytes and the end (RFC 1035) are this many characters.
+enum { NAME_TEXT_MAX = 253, LABEL_MAX = 63 };
 typedef struct Question { char name[NAME_SIZE_MAX + 1]; uint32_t end; uint16_t type, class; } Question;
 
 // Reads the one question; names in questions are never compressed.
@@ -13,7 +16,7 @@ static bool read_question(const uint8_t *query, uint32_t size, Question *q) {
     if (at >= size) return false;
     uint32_t label = query[at++];
     if (label == 0) break;
-    if (label > 63 || at + label > size || length + label + 1 > NAME_SIZE_MAX) return false;
+    if (label > LABEL_MAX || at + label > size || length + (length > 0) + label > NAME_TEXT_MAX) return false;
     if (length) q->name[length++] = '.';
     for (uint32_t i = 0; i < label; i++, at++) {
       uint8_t c = query[at];
@@ -29,13 +32,35 @@ static bool read_question(const uint8_t *query, uint32_t size, Question *q) {
   return true;
 }
 
+// Where a name ends, without looking at where a pointer leads; 0 when it is cut.
+static uint32_t skip_name(const uint8_t *query, uint32_t size, uint32_t at) {
+  while (at < size) {
+    uint8_t label = query[at];
+    if (label == 0) return at + 1;
+    if (label >= 0xc0) return at + 2;
+    if (label > LABEL_MAX) return 0;
+    at += label + 1u;
+  }
+  return 0;
+}
+
+// The first OPT among the additional records says how much the asker takes.
 static bool has_edns(const uint8_t *query, uint32_t size, const Question *q, uint32_t *limit) {
+  uint32_t before = (uint32_t)load_be16(query + 6) + load_be16(query + 8), count = before + load_be16(query + 10);
   uint32_t at = q->end;
-  if (load_be16(query + 6) || load_be16(query + 8) || !load_be16(query + 10)) return false;
-  if (at + 11 > size || query[at] != 0 || load_be16(query + at + 1) != TYPE_OPT) return false;
-  uint32_t asked = load_be16(query + at + 3);
-  *limit = asked < DNS_UDP_MIN ? DNS_UDP_MIN : asked > 4096 ? 4096 : asked;
-  return true;
+  for (uint32_t i = 0; i < count; i++) {
+    uint32_t end = skip_name(query, size, at);
+    if (!end || end + 10 > size) return false;
+    uint32_t next = end + 10 + load_be16(query + end + 8);
+    if (next > size) return false;
+    if (i >= before && query[at] == 0 && load_be16(query + end) == TYPE_OPT) {
+      uint32_t asked = load_be16(query + end + 2);
+      *limit = asked < DNS_UDP_MIN ? DNS_UDP_MIN : asked > 4096 ? 4096 : asked;
+      return true;
+    }
+    at = next;
+  }
+  return false;
 }
 
 uint32_t dns_udp_limit(const uint8_t *query, uint32_t size) {
@@ -76,36 +101,47 @@ uint32_t dns_truncate(uint8_t *answer, uint32_t size) {
   return at;
 }
 
+// Length of the name before ".<network name>", 0 when the text does not end so.
+static size_t name_before(const Network *network, const char *text, size_t length) {
+  size_t suffix = network ? strlen(network->name) : 0;
+  if (!suffix || length < suffix + 2 || text[length - suffix - 1] != '.') return 0;
+  for (size_t k = 0; k < suffix; k++) {
+    char c = network->name[k];
+    if (text[length - suffix + k] != (c >= 'A' && c <= 'Z' ? c + 32 : c)) return 0;
+  }
+  return length - suffix - 1;
+}
+
 static const Name *find_name(const Snapshot *tables, const DnsAsker *asker, const char *text) {
   for (uint32_t i = 0; i < asker->vni_count; i++) {
     const Name *name = snapshot_name(tables, asker->vnis[i], text);
     if (name) return name;
   }
-  size_t length = strlen(text);
-  for (uint32_t i = 0; i < asker->vni_count; i++) {
-    const Network *network = snapshot_network(tables, asker->vnis[i]);
-    size_t suffix = network ? strlen(network->name) : 0;
-    if (!suffix || length < suffix + 2 || text[length - suffix - 1] != '.') continue;
-    bool same = true;
-    for (size_t k = 0; same && k < suffix; k++) {
-      char c = network->name[k];
-      same = text[length - suffix + k] == (c >= 'A' && c <= 'Z' ? c + 32 : c);
-    }
-    if (!same) continue;
+  size_t before[SANDBOX_INTERFACES_MAX], length = strlen(text), last = length;
+  uint32_t count = asker->vni_count < SANDBOX_INTERFACES_MAX ? asker->vni_count : SANDBOX_INTERFACES_MAX;
+  for (uint32_t i = 0; i < count; i++) before[i] = name_before(snapshot_network(tables, asker->vnis[i]), text, length);
+  for (;;) {
+    size_t longest = 0;
+    for (uint32_t i = 0; i < count; i++)
+      if (before[i] < last && before[i] > longest) longest = before[i];
+    if (!longest) return NULL;
     char plain[NAME_SIZE_MAX + 1];
-    memcpy(plain, text, length - suffix - 1);
-    plain[length - suffix - 1] = 0;
-    const Name *name = snapshot_name(tables, asker->vnis[i], plain);
-    if (name) return name;
+    memcpy(plain, text, longest);
+    plain[longest] = 0;
+    for (uint32_t i = 0; i < count; i++) {
+      const Name *name = before[i] == longest ? snapshot_name(tables, asker->vnis[i], plain) : NULL;
+      if (name) return name;
+    }
+    last = longest;
   }
-  return NULL;
 }
 
-// "4.3.2.1.in-addr.arpa" to an address.
+// "4.3.2.1.in-addr.arpa" to an address; numbers with zeros before them make other names.
 static bool reverse_address(const char *text, uint32_t *address) {
   uint8_t bytes[4];
   for (int i = 3; i >= 0; i--) {
     uint32_t value = 0, digits = 0;
+    if (text[0] == '0' && text[1] != '.') return false;
     for (; *text >= '0' && *text <= '9' && digits < 4; text++, digits++) value = value * 10 + (uint32_t)(*text - '0');
     if (!digits || value > 255 || *text++ != '.') return false;
     bytes[i] = (uint8_t)value;
@@ -137,21 +173,27 @@ static uint32_t put_addresses(const Name *name, uint64_t random, uint8_t *out, u
   return at;
 }
 
-static uint32_t put_pointer(const char *name, uint8_t *out, uint32_t room) {
-  uint32_t length = (uint32_t)strlen(name);
-  if (room < 12 + length + 2) return 0;
-  uint32_t at = put_record(out, TYPE_PTR, (uint16_t)(length + 2));
-  for (const char *label = name; *label;) {
-    uint32_t size = (uint32_t)strcspn(label, ".");
-    if (!size || size > 63) return 0;
-    out[at++] = (uint8_t)size;
-    memcpy(out + at, label, size);
-    at += size;
-    label += size + (label[size] == '.');
+// False: text that is no name. The record is left out, and *cut set, when there is no room for it.
+static bool put_pointer(const char *name, uint8_t *out, uint32_t room, uint32_t *size, bool *cut) {
+  uint32_t length = (uint32_t)strlen(name), at = 12;
+  if (!length || length > NAME_TEXT_MAX) return false;
+  for (const char *label = name; label < name + length; label += strcspn(label, ".") + 1) {
+    size_t one = strcspn(label, ".");
+    if (!one || one > LABEL_MAX || (label[one] == '.' && !label[one + 1])) return false;
+  }
+  *cut = room < 12 + length + 2;
+  if (*cut) return false;
+  put_record(out, TYPE_PTR, (uint16_t)(length + 2));
+  for (const char *label = name; label < name + length;) {
+    uint32_t one = (uint32_t)strcspn(label, ".");
+    out[at++] = (uint8_t)one;
+    memcpy(out + at, label, one);
+    at += one;
+    label += one + 1;
   }
   out[at++] = 0;
-  store_be16(out + 10, (uint16_t)(at - 12));
-  return at;
+  *size = at;
+  return true;
 }
 
 DnsResult dns_answer(const Snapshot *tables, const DnsAsker *asker, const uint8_t *query, uint32_t size, uint8_t *out,
@@ -180,8 +222,10 @@ DnsResult dns_answer(const Snapshot *tables, const DnsAsker *asker, const uint8_
       out[2] |= 2;
     }
   } else if (pointer && (q.type == TYPE_PTR || q.type == TYPE_ANY)) {
-    uint32_t written = put_pointer(pointer->name, out + at, room);
-    records = written > 0;
+    uint32_t written = 0;
+    bool cut = false;
+    records = put_pointer(pointer->name, out + at, room, &written, &cut);
+    if (cut) out[2] |= 2;
     at += written;
   }
   count = records;

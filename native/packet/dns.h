@@ -4,7 +4,7 @@
 #include "snapshot.h"
 
 enum { DNS_HEADER = 12, DNS_UDP_MIN = 512, DNS_MESSAGE_MAX = 65535, DNS_TTL_S = 10 };
-enum { DNS_NOERROR = 0, DNS_FORMERR = 1, DNS_SERVFAIL = 2, DNS_NXDOMAIN = 3, DNS_NOTIMP = 4 };
+enum { DNS_NOERROR = 0, DNS_FORMERR = 1, DNS_SERVFAIL = 2, DNS_NXDOMAIN = 3, DNS_NOTIMP = 4, DNS_REFUSED = 5 };
 
 // Who asks: the VNIs of its sandbox in interface order.
 typedef struct DnsAsker { const uint32_t *vnis; uint32_t vni_count; bool tcp; uint64_t random; } DnsAsker;

@@ -262,6 +262,8 @@ describe('faults', { timeout: 600_000 }, () => {
   test('a task stops only after every node let go of it; a node that does not answer is waited for, but not for ever', { timeout: 90_000 },
     async () => {
     const [w1, w2] = lab.workers as [LabNode, LabNode];
+    // Earlier tests may have had drains that rightly timed out.
+    const countedBefore = (await drainTimeouts(lab)).length;
     await lab.docker('service', 'create', '-q', '--name', 'pair', '--network', 'net', '--replicas', '2', '-p', '8085:80', '--update-order',
       'start-first',
       '--stop-grace-period', '1s', '--constraint', `node.hostname==${w1.name}`, IMAGE, '/bin/probe', 'serve', '80');
@@ -291,10 +293,9 @@ describe('faults', { timeout: 600_000 }, () => {
         alivePid(t.Status.ContainerStatus?.PID ?? 0)).length, 1));
       const waited = Date.now() - since;
       assert.ok(waited > 4000 && waited < 9000, `stopped after ${waited} ms`);
-      const log = await readFile(`${lab.manager.runDir}/agent.log`, 'utf8');
-      const counted = log.split('\n').filter((line) => line.includes('"drainTimeouts"'));
+      const counted = (await drainTimeouts(lab)).slice(countedBefore);
       assert.equal(counted.length, 1, 'the drain that timed out is counted, the one that waited is not');
-      assert.match(counted[0] ?? '', new RegExp(`"waitedFor":\\["${(await nodeState(w2)).ID}"\\],"drainTimeouts":1,`));
+      assert.match(counted[0] ?? '', new RegExp(`"waitedFor":\\["${(await nodeState(w2)).ID}"\\],"drainTimeouts":`));
       assert.equal(await two.end(), 0, `requests through nodes that answer: ${two.errors.slice(0, 3).join('; ')}`);
     } finally {
       process.kill(paused, 'SIGCONT');
@@ -341,6 +342,11 @@ describe('faults', { timeout: 600_000 }, () => {
     assert.deepEqual(pidsOf(await lab.running('web', 4)), pidsOf(now), 'the tasks that moved stay');
   });
 });
+
+/** Lines of the manager's log that count a drain that was not acknowledged in time. */
+async function drainTimeouts(lab: Lab): Promise<string[]> {
+  return (await readFile(`${lab.manager.runDir}/agent.log`, 'utf8')).split('\n').filter((line) => line.includes('"drainTimeouts"'));
+}
 
 function alivePid(pid: number): boolean {
   try {

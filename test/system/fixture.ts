@@ -41,6 +41,7 @@ export class Lab {
   readonly work: string;
   readonly probe: string;
   readonly cli: string;
+  readonly loads: Load[] = [];
 
   private constructor(plan: LabPlan, work: string, probe: string, cli: string) {
     this.plan = plan;
@@ -76,6 +77,8 @@ export class Lab {
   }
 
   async down(): Promise<void> {
+    // A test that failed in the middle has not ended its load.
+    await Promise.all(this.loads.map((load) => load.end()));
     unwrap(await labDown(this.plan.name));
     await rm(this.work, { recursive: true, force: true });
   }
@@ -248,6 +251,7 @@ export class Load {
   private readonly done: Promise<unknown>;
 
   constructor(lab: Lab, netns: string, addresses: readonly string[], port: number) {
+    lab.loads.push(this);
     this.done = Promise.all(addresses.map(async (address) => {
       while (!this.stopped) {
         this.requests += 1;

@@ -182,3 +182,14 @@ test('an image that no node has is refused at once; one that a node has, by name
   assert.match(world.refused((view, context) => createService(view, image('nope'), context)).message, /^No such image: nope:latest/);
   for (const good of ['app:1', 'docker.io/library/app:1', id, 'abababababab']) made(world, image(good));
 });
+
+test('an alias that is no DNS name is refused, and never becomes a row', () => {
+  const world = new World();
+  world.run((view, context) => createNetwork(view, network('net1'), context));
+  const withAlias = (alias: string): ServiceSpec =>
+    spec('web', { TaskTemplate: { ContainerSpec: { Image: 'x' }, Networks: [{ Target: 'net1', Aliases: [alias] }] } });
+  for (const bad of ['two words', 'line\nbreak', 'a..b', 'x'.repeat(64), `${'x'.repeat(60)}.`.repeat(5) + 'x', '']) {
+    assert.match(world.refused((view, context) => createService(view, withAlias(bad), context)).message, /network alias ".*" must be valid as a DNS name/s, JSON.stringify(bad));
+  }
+  made(world, withAlias('data.base_1'));
+});

@@ -1,6 +1,7 @@
 // Checks of a ServiceSpec against itself and against the store: mode, update config, ports, networks. Texts are
 // SwarmKit's, because users and scripts match on them.
 
+import { isDnsName } from '../../lib/dnsname.js';
 import { durationNs } from '../../lib/time.js';
 import {
   EndpointSpec_ResolutionMode, PortConfig_Protocol, PortConfig_PublishMode,
@@ -11,6 +12,9 @@ import type { ReadTx } from '../store/view.js';
 import { rpcFail } from './context.js';
 import { checkReferencedPayloads, checkTaskSpec } from './task-checks.js';
 import { checkAnnotations, firstRefusal, invalid, type Refusal } from './validate.js';
+
+/** Leaves room for "tasks." before it. */
+const ALIAS_MAX = 240;
 
 export function isJob(spec: ServiceSpec | undefined): boolean {
   return spec?.mode.case === 'replicatedJob' || spec?.mode.case === 'globalJob';
@@ -103,7 +107,14 @@ function checkNetworks(view: ReadTx, spec: ServiceSpec): Refusal {
     if (seen.has(target)) return invalid(`network ${annotations?.name ?? target} is attached more than once`);
     seen.add(target);
   }
-  return undefined;
+  return checkAliases(spec);
+}
+
+/** An alias that is no DNS name could never be asked for. */
+function checkAliases(spec: ServiceSpec): Refusal {
+  const attachments = [...spec.task?.networks ?? [], ...spec.networks];
+  const bad = attachments.flatMap((attachment) => attachment.aliases).find((alias) => !isDnsName(alias) || alias.length > ALIAS_MAX);
+  return bad === undefined ? undefined : invalid(`network alias "${bad.slice(0, 80)}" must be valid as a DNS name`);
 }
 
 function checkIngress(view: ReadTx, spec: ServiceSpec): Refusal {

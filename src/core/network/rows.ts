@@ -5,6 +5,7 @@
 import { create, equals } from '@bufbuild/protobuf';
 import { addressOf, attachmentConfigs, isIngress, macOf, vniOf, vtepOf } from '../../model/network.js';
 import { desiredOf, ingressPorts, hostPorts, stateOf, taskName, usesVip } from '../../model/task.js';
+import { isDnsName } from '../../lib/dnsname.js';
 import {
   BackendRowSchema, RowSchema, SubnetRowSchema, type BackendRow, type Row,
 } from '../../model/proto/skein_pb.js';
@@ -196,6 +197,8 @@ class Builder {
   }
 
   private name(vni: number, name: string, addresses: readonly string[]): void {
+    // Nobody could ask for it, and the data plane refuses an update with a row it cannot hold.
+    if (!isDnsName(name)) return;
     let names = this.names.get(vni);
     if (names === undefined) this.names.set(vni, names = new Map());
     const key = name.toLowerCase();

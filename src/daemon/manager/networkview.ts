@@ -10,13 +10,15 @@ import { acknowledged } from '../../core/store/soft.js';
 import { AppFailure, ok, unwrap } from '../../lib/result.js';
 import type { Caller, Handler, Outgoing } from '../../io/grpc/server.js';
 import { LeaveResponseSchema, UpdateSchema, type Ack, type LeaveRequest, type Row, type Update } from '../../model/proto/skein_pb.js';
-import { NodeStatus_State, TaskState } from '../../model/proto/swarmkit_pb.js';
+import { NodeSpec_Availability, NodeStatus_State, TaskState } from '../../model/proto/swarmkit_pb.js';
 import { isTerminal } from '../../model/task.js';
 import { check, follow } from './dispatcher.js';
 import type { Manager } from './manager.js';
-import { nodeLeft } from './nodes.js';
+import { nodeLeaves, nodeLeft } from './nodes.js';
 
 const ACK_POLL_MS = 10;
+/** A drain and the default stop grace. */
+const LEAVING_TASKS_MS = 15_000;
 
 export function networkViewHandlers(manager: Manager): Record<string, Handler> {
   const cache = new RowCache();
@@ -41,18 +43,39 @@ class RowCache {
   }
 }
 
-/** Takes the node out of the swarm's tables; it goes on only when nobody forwards to it any more. */
+/**
+ * Lets a node go without losing a request: its tasks drain and end while the rows that lead back from them still stand,
+ * then the node is taken out of the tables, and it goes on only when nobody forwards to it any more. Bounded: a task
+ * that does not end, or a node that does not acknowledge, only costs the wait.
+ */
 async function leave(manager: Manager, request: LeaveRequest, caller: Caller): Promise<object> {
   const nodeId = caller.identity?.nodeId ?? '';
   check(manager.sessions.check(nodeId, request.sessionId));
-  unwrap(await manager.commit((view) => ok({ actions: nodeLeft(view, nodeId), value: undefined })));
+  const before = manager.view().get('node', nodeId)?.spec?.availability ?? NodeSpec_Availability.ACTIVE;
+  unwrap(await manager.commit((view) => ok({ actions: nodeLeaves(view, nodeId), value: undefined })));
+  const tasksDeadline = Date.now() + LEAVING_TASKS_MS;
+  while (hasRunningTasks(manager.view(), nodeId) && Date.now() < tasksDeadline) await poll();
+  unwrap(await manager.commit((view) => ok({ actions: nodeLeft(view, nodeId, before), value: undefined })));
   const revision = manager.view().get('node', nodeId)?.meta?.version?.index ?? 0n;
   manager.forget(nodeId);
   const deadline = Date.now() + DRAIN_TIMEOUT_MS;
   while (!acknowledged(manager.view(), manager.soft(), revision) && Date.now() < deadline) {
-    await new Promise((resolve) => setTimeout(resolve, ACK_POLL_MS));
+    await poll();
   }
   return create(LeaveResponseSchema);
+}
+
+function poll(): Promise<void> {
+  return new Promise((resolve) => {
+    setTimeout(resolve, ACK_POLL_MS);
+  });
+}
+
+function hasRunningTasks(view: ReadTx, nodeId: string): boolean {
+  return view.tasksOfNode(nodeId).some((task) => {
+    const state = task.status?.state ?? TaskState.NEW;
+    return state >= TaskState.STARTING && state <= TaskState.RUNNING;
+  });
 }
 
 /** The highest revision somebody waits to see acknowledged. */

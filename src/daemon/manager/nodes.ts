@@ -5,7 +5,7 @@ import { updateAction } from '../../core/store/actions.js';
 import type { ReadTx } from '../../core/store/view.js';
 import { timestampFromMs, timestampMs } from '../../lib/time.js';
 import {
-  NodeSchema, NodeStatusSchema, NodeStatus_State, TaskSchema, TaskState, TaskStatusSchema,
+  NodeSchema, NodeSpec_Availability, NodeStatusSchema, NodeStatus_State, TaskSchema, TaskState, TaskStatusSchema,
   type NodeDescription, type StoreAction, type TaskStatus,
 } from '../../model/proto/swarmkit_pb.js';
 import { stateOf } from '../../model/task.js';
@@ -36,10 +36,21 @@ export function expireNodes(view: ReadTx, expired: readonly string[], _nowMs: nu
   });
 }
 
-export function nodeLeft(view: ReadTx, nodeId: string): StoreAction[] {
+/** A node that is about to leave takes no task and gives up those it has. */
+export function nodeLeaves(view: ReadTx, nodeId: string): StoreAction[] {
   const node = view.get('node', nodeId);
   if (node === undefined) return [];
   const next = clone(NodeSchema, node);
+  if (next.spec !== undefined) next.spec.availability = NodeSpec_Availability.DRAIN;
+  return [updateAction('node', next)];
+}
+
+/** Gone; its record shows what the user had set. */
+export function nodeLeft(view: ReadTx, nodeId: string, availability: NodeSpec_Availability): StoreAction[] {
+  const node = view.get('node', nodeId);
+  if (node === undefined) return [];
+  const next = clone(NodeSchema, node);
+  if (next.spec !== undefined) next.spec.availability = availability;
   next.status = create(NodeStatusSchema, { state: NodeStatus_State.DOWN, addr: node.status?.addr ?? '', message: 'node left the swarm' });
   return [updateAction('node', next)];
 }

@@ -21,7 +21,8 @@ const RPC_TIMEOUT_MS = 5000;
 const BACKOFF_MIN_MS = 100;
 const BACKOFF_MAX_MS = 8000;
 const STATUS_BATCH_MAX = 100;
-const LEAVE_TIMEOUT_MS = 7000;
+/** Above what the manager waits for: 15 s for the tasks, 5 s for acknowledgements. */
+const LEAVE_TIMEOUT_MS = 22_000;
 const RESTART = 'restart';
 
 export interface SessionOptions {

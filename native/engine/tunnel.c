@@ -3,8 +3,8 @@
 // outer headers are, and the kernel forwards it to the peer: what its own VXLAN device does, checksums and cutting left
 // to the last device. A write is processed before it returns, so the order with the UDP sockets is kept. Forwarding is
 // at the mercy of the machine's firewall (Docker drops by default), which the write does not report; so the first
-// super-frame of each second is checked against the kernel's count of forwarded packets, and sent again by the sockets
-// if it was not among them.
+// super-frame of each second is checked against the kernel's count of packets that left, and sent again by the sockets
+// if it was not among them; so is the next, and after a few the sockets have it for a while.
 #include "tunnel.h"
 #include "../host/netlink.h"
 #include "../host/netns.h"
@@ -20,7 +20,7 @@
 
 // Linux 6.17; the headers of Debian 12 lack them.
 enum { TUN_UDP_TUNNEL_GSO = 0x080, TUN_UDP_TUNNEL_GSO_CSUM = 0x100 };
-enum { VNET_UDP_TUNNEL_CSUM = 8, GSO_UDP_TUNNEL_IPV4 = 0x20, DEVICE_MTU = 65521, OUTER_TTL = 65, RETRY_S = 10 };
+enum { VNET_UDP_TUNNEL_CSUM = 8, GSO_UDP_TUNNEL_IPV4 = 0x20, DEVICE_MTU = 65521, OUTER_TTL = 65, RETRY_S = 10, MISSES_MAX = 3 };
 static const uint8_t device_mac[6] = {0x02, 0x5b, 0x45, 0x49, 0x4e, 0x04};
 
 static int open_device(const char *name) {
@@ -91,18 +91,27 @@ bool tunnel_encode(const Packet *p, const TunnelRoute *route, uint32_t segment_p
   return true;
 }
 
-// ForwDatagrams, the sixth number of the second line that begins with "Ip:"; 0 if it cannot be read.
-static uint64_t forwarded_count(void) {
-  char text[2048];
-  int fd = open("/proc/thread-self/net/snmp", O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return 0;
+// Packets that left the IP layer, without those that began in this node: what was forwarded, and not only received for
+// it. False if the kernel does not say.
+static bool forwarded_count(int64_t *count) {
+  char text[4096], *rest[2], *lines[2];
+  int fd = open("/proc/thread-self/net/snmp", O_RDONLY | O_CLOEXEC), found = 0;
+  if (fd < 0) return false;
   ssize_t size = read(fd, text, sizeof text - 1);
   close(fd);
-  if (size <= 0) return 0;
+  if (size <= 0) return false;
   text[size] = 0;
-  const char *values = strstr(text, "\nIp: ");
-  unsigned long long count;
-  return values && sscanf(values, "\nIp: %*u %*u %*u %*u %*u %llu", &count) == 1 ? count : 0;
+  // The first two lines: names, values.
+  if (!(lines[0] = strtok_r(text, "\n", &rest[0])) || !(lines[1] = strtok_r(NULL, "\n", &rest[0]))) return false;
+  *count = 0;
+  for (;;) {
+    char *name = strtok_r(lines[0], " ", &rest[0]), *value = strtok_r(lines[1], " ", &rest[1]);
+    if (!name || !value) return found == 2;
+    lines[0] = lines[1] = NULL;
+    int sign = strcmp(name, "OutTransmits") == 0 ? 1 : strcmp(name, "OutRequests") == 0 ? -1 : 0;
+    found += sign != 0;
+    *count += sign * strtoll(value, NULL, 10);
+  }
 }
 
 TunnelResult tunnel_send(Tunnel *tunnel, const Packet *p, TunnelRoute *route, uint32_t segment_payload, uint32_t now_s) {
@@ -111,13 +120,22 @@ TunnelResult tunnel_send(Tunnel *tunnel, const Packet *p, TunnelRoute *route, ui
   if (!tunnel_encode(p, route, segment_payload)) return TUNNEL_UNFIT;
   // Each packet it is cut to has an identification of its own.
   tunnel->ip_id = (uint16_t)(tunnel->ip_id + (p->size - p->payload + segment_payload - 1) / segment_payload);
+  int64_t before = 0, after = 0;
   bool check = tunnel->checked_s != now_s;
-  uint64_t before = check ? forwarded_count() : 0;
+  if (check && !forwarded_count(&before)) {
+    tunnel->retry_s = now_s + RETRY_S;
+    return TUNNEL_UNFIT;
+  }
   ssize_t sent = write(tunnel->fd, p->frame - TUNNEL_HEADROOM, TUNNEL_HEADROOM + p->size);
-  if (sent >= 0 && (!check || forwarded_count() != before)) {
+  if (sent >= 0 && (!check || (forwarded_count(&after) && after > before))) {
     tunnel->checked_s = now_s;
+    tunnel->misses = 0;
     return TUNNEL_SENT;
   }
-  tunnel->retry_s = now_s + RETRY_S;
+  // One miss may be another packet that was counted halfway.
+  if (++tunnel->misses >= MISSES_MAX) {
+    tunnel->misses = 0;
+    tunnel->retry_s = now_s + RETRY_S;
+  }
   return TUNNEL_REFUSED;
 }

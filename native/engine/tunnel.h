@@ -22,7 +22,7 @@ enum { TUNNEL_OUTER_SIZE = ETH_SIZE + IP_SIZE + UDP_SIZE + VXLAN_SIZE, TUNNEL_HE
 typedef struct TunnelRoute { uint32_t source, destination, vni; uint16_t source_port, destination_port, ip_id; } TunnelRoute;
 
 // fd -1: there is none. retry_s: not to be used before.
-typedef struct Tunnel { int fd; uint32_t checked_s, retry_s; uint16_t ip_id; } Tunnel;
+typedef struct Tunnel { int fd; uint32_t checked_s, retry_s, misses; uint16_t ip_id; } Tunnel;
 typedef enum TunnelResult { TUNNEL_SENT, TUNNEL_UNFIT, TUNNEL_REFUSED } TunnelResult;
 
 // True if this kernel's TAPs take such packets. Makes a device for a moment.

@@ -65,6 +65,7 @@ static void flush(Engine *engine) {
   if (!c->active) return;
   coalescer_finish(c);
   if (c->count > 1) engine->counters.coalesced += c->count;
+  else offload_receive(&c->packet, inner_packet_max(engine)); // Its checksum may be partial.
   Origin origin = {.kind = ORIGIN_VXLAN, .vni = c->vni, .vtep = c->vtep};
   forward(engine, &c->packet, &origin, c->payloads + 1, c->count - 1);
 }

@@ -51,6 +51,8 @@ static int probe(void) {
   finding("udp_segment", segment, segment ? "one send a super-frame" : "one send a packet (Linux before 4.18)");
   finding("udp_gro", gro, gro ? "received packets come glued" : "received packets come one by one (Linux before 5.0)");
   close(fd);
+  bool tunnel = tunnel_supported();
+  finding("udp_tunnel_gso", tunnel, tunnel ? "super-frames leave whole" : "super-frames are cut before they leave (Linux before 6.17)");
   bool root = geteuid() == 0;
   finding("root", root, root ? "may make namespaces and devices" : "needs CAP_NET_ADMIN and CAP_SYS_ADMIN");
   bool nft = system("nft list tables >/dev/null 2>&1") == 0;

@@ -31,7 +31,7 @@ void control_drop_staging(Control *control) {
   *s = (Staging){0};
 }
 
-typedef struct Publication { Snapshot *tables; ProgramConfig *config; int underlay_fd, *transmit_fds, host_fd; uint8_t *host_mac; } Publication;
+typedef struct Publication { Snapshot *tables; ProgramConfig *config; int underlay_fd, tunnel_fd; TransmitSocket *transmit; int host_fd; uint8_t *host_mac; } Publication;
 
 static void publish_tables(Engine *engine, void *argument) { program_set_tables(&engine->program, argument); }
 
@@ -42,14 +42,15 @@ static void publish_config(Engine *engine, void *argument) {
     if (engine->underlay_fd >= 0) {
       engine_remove_source(engine, engine->underlay_fd);
       close(engine->underlay_fd);
-      for (int i = 0; i < TRANSMIT_SOCKETS; i++) close(engine->transmit_fds[i]);
+      for (int i = 0; i < TRANSMIT_SOCKETS; i++) close(engine->transmit[i].fd);
     }
     engine->underlay_fd = p->underlay_fd;
-    memcpy(engine->transmit_fds, p->transmit_fds, sizeof engine->transmit_fds);
+    memcpy(engine->transmit, p->transmit, sizeof engine->transmit);
     engine_add_source(engine, SOURCE_UNDERLAY, p->underlay_fd, NULL);
   }
   if (engine->host_fd < 0) {
     engine->host_fd = p->host_fd;
+    engine->tunnel.fd = p->tunnel_fd;
     engine_add_source(engine, SOURCE_HOST, p->host_fd, NULL);
   }
   memcpy(engine->program.host_mac, p->host_mac, 6);
@@ -77,18 +78,20 @@ static void configure(const Command *c) {
   bool moved = !control->configured || memcmp(abi.vtep, control->config.vtep, 16) != 0 || abi.vxlan_port != control->config.vxlan_port;
   if (control->configured && (memcmp(abi.gateway, control->config.gateway, 16) != 0 || abi.gateway_prefix != control->config.gateway_prefix))
     return refuse(c, "failed_precondition: the gateway bridge network cannot change while the data plane runs");
-  int underlay_fd = -1, transmit_fds[TRANSMIT_SOCKETS];
+  int underlay_fd = -1;
+  TransmitSocket transmit[TRANSMIT_SOCKETS];
   uint8_t host_mac[6];
   memcpy(host_mac, control->engine->program.host_mac, 6);
   int host_fd = control->configured ? 0 : host_tap_open(config.gateway, abi.gateway_prefix, abi.underlay_mtu, host_mac);
   if (host_fd < 0) return refuse(c, "host TAP " HOST_DEVICE ": %s", strerror(-host_fd));
   bool ok = nft_install(&config, abi.gateway_prefix, HOST_DEVICE, error, sizeof error);
-  if (ok && moved) ok = underlay_open(config.vtep, config.vxlan_port, &underlay_fd, transmit_fds, error, sizeof error);
+  if (ok && moved) ok = underlay_open(config.vtep, config.vxlan_port, &underlay_fd, transmit, error, sizeof error);
   if (!ok) {
     if (!control->configured) close(host_fd);
     return refuse(c, "%s", error);
   }
-  Publication publication = {.config = &config, .underlay_fd = underlay_fd, .transmit_fds = transmit_fds, .host_fd = host_fd, .host_mac = host_mac};
+  int tunnel_fd = control->configured ? -1 : tunnel_open();
+  Publication publication = {.config = &config, .underlay_fd = underlay_fd, .tunnel_fd = tunnel_fd, .transmit = transmit, .host_fd = host_fd, .host_mac = host_mac};
   engine_call(control->engine, publish_config, &publication);
   control->config = abi;
   control->configured = true;
@@ -315,7 +318,8 @@ static void counters(const Command *c) {
     {"vxlan.rx_packets", n->vxlan_rx}, {"vxlan.rx_bytes", n->vxlan_rx_bytes}, {"vxlan.tx_packets", n->vxlan_tx},
     {"vxlan.tx_bytes", n->vxlan_tx_bytes}, {"host.rx_packets", n->host_rx}, {"host.rx_bytes", n->host_rx_bytes},
     {"host.tx_packets", n->host_tx}, {"host.tx_bytes", n->host_tx_bytes}, {"replies", n->replies},
-    {"offload.coalesced", n->coalesced}, {"offload.segmented", n->segmented}, {"offload.acks_thinned", n->acks_thinned}, {"flows", copy.flows},
+    {"offload.coalesced", n->coalesced}, {"offload.segmented", n->segmented}, {"offload.tunnelled", n->tunnelled},
+    {"offload.tunnel_refused", n->tunnel_refused}, {"offload.acks_thinned", n->acks_thinned}, {"flows", copy.flows},
     {"flows.evicted", copy.evicted}, {"flows.expired", copy.expired}, {"flows.adopted", copy.adopted}, {"flows.torn", copy.torn},
     {"clients_rewritten", copy.rewritten}, {"dns.answered", r->answered}, {"dns.missed", r->missed},
     {"dns.refused", r->refused}, {"dns.malformed", r->malformed}, {"revision", c->control->tables ? c->control->tables->revision : 0}};

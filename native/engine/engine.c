@@ -25,7 +25,7 @@ bool engine_init(Engine *engine, void *flow_memory, uint32_t flow_capacity, cons
   uint64_t seeds[2];
   if (getrandom(seeds, sizeof seeds, 0) != sizeof seeds) return false;
   memset(engine, 0, sizeof *engine);
-  engine->underlay_fd = engine->host_fd = -1;
+  engine->underlay_fd = engine->host_fd = engine->tunnel.fd = -1;
   engine->program.random = seeds[1];
   engine->program.now_s = now_s();
   if (!flow_init(&engine->program.flows, flow_memory, flow_capacity, boot_id, seeds[0], engine->program.now_s)) return false;

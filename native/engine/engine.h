@@ -7,11 +7,12 @@
 #define SKEIN_ENGINE_H
 #include "../packet/program.h"
 #include "offload.h"
+#include "tunnel.h"
 #include <netinet/in.h>
 #include <pthread.h>
 #include <sys/socket.h>
 
-enum { RECEIVE_BATCH = 32, TAP_BATCH = 32, TRANSMIT_SOCKETS = 8, BUFFER_SIZE = 65536 + 512, HEADROOM = 128, EVENTS_MAX = 64 };
+enum { RECEIVE_BATCH = 32, RECEIVE_BATCH_LARGE = 4, LARGE_SIZE = 16384, TAP_BATCH = 32, TRANSMIT_SOCKETS = 8, BUFFER_SIZE = 65536 + 512, HEADROOM = 128, EVENTS_MAX = 64 };
 
 typedef enum SourceKind { SOURCE_CALLS, SOURCE_UNDERLAY, SOURCE_HOST, SOURCE_INTERFACE } SourceKind;
 typedef struct Source { SourceKind kind; int fd; Interface *interface; struct Source *next; bool dead; } Source;
@@ -21,8 +22,10 @@ typedef struct Counters {
   uint64_t interface_rx, interface_rx_bytes, interface_tx, interface_tx_bytes;
   uint64_t vxlan_rx, vxlan_rx_bytes, vxlan_tx, vxlan_tx_bytes;
   uint64_t host_rx, host_rx_bytes, host_tx, host_tx_bytes;
-  uint64_t replies, coalesced, segmented, acks_thinned;
+  uint64_t replies, coalesced, segmented, tunnelled, tunnel_refused, acks_thinned;
 } Counters;
+
+typedef struct TransmitSocket { int fd; uint16_t port; } TransmitSocket;
 
 struct Engine;
 typedef struct EngineCall { void (*run)(struct Engine *engine, void *argument); void *argument; bool done; } EngineCall;
@@ -30,13 +33,16 @@ typedef struct EngineCall { void (*run)(struct Engine *engine, void *argument); 
 typedef struct Engine {
   Program program;
   Counters counters;
-  int epoll_fd, underlay_fd, host_fd, transmit_fds[TRANSMIT_SOCKETS];
+  int epoll_fd, underlay_fd, host_fd;
+  TransmitSocket transmit[TRANSMIT_SOCKETS];
+  Tunnel tunnel;
   bool no_segment;
   Source *sources;
   Coalescer coalescer;
   SegmentBatch batch;
   uint8_t *buffers[RECEIVE_BATCH];
   struct mmsghdr messages[RECEIVE_BATCH];
+  bool receives_large;
   struct iovec vectors[RECEIVE_BATCH];
   struct sockaddr_in addresses[RECEIVE_BATCH];
   uint8_t control[RECEIVE_BATCH][64];
@@ -58,7 +64,7 @@ bool engine_add_source(Engine *engine, SourceKind kind, int fd, Interface *inter
 void engine_remove_source(Engine *engine, int fd);
 
 // underlay.c
-bool underlay_open(uint32_t vtep, uint16_t port, int *underlay_fd, int transmit_fds[TRANSMIT_SOCKETS], char *error, size_t error_size);
+bool underlay_open(uint32_t vtep, uint16_t port, int *underlay_fd, TransmitSocket transmit[TRANSMIT_SOCKETS], char *error, size_t error_size);
 void underlay_receive(Engine *engine);
 void underlay_send(Engine *engine, Packet *p, uint32_t vni, uint32_t vtep);
 // forward.c: runs the program on a packet and carries out the verdict; more are the vectors of payload after head.

@@ -5,10 +5,14 @@
 #include "offload.h"
 #include "../packet/csum.h"
 
-void segmenter_init(Segmenter *s, const Packet *p, uint32_t vni, uint32_t packet_max) {
+uint32_t segment_payload_of(const Packet *p, uint32_t packet_max) {
   uint32_t headers = p->payload - ETH_SIZE;
   uint32_t room = packet_max > headers + GSO_SIZE_MIN ? packet_max - headers : GSO_SIZE_MIN;
-  *s = (Segmenter){.p = p, .vni = vni, .next = p->payload, .segment_payload = p->vnet.gso_size < room ? p->vnet.gso_size : room};
+  return p->vnet.gso_size < room ? p->vnet.gso_size : room;
+}
+
+void segmenter_init(Segmenter *s, const Packet *p, uint32_t vni, uint32_t packet_max) {
+  *s = (Segmenter){.p = p, .vni = vni, .next = p->payload, .segment_payload = segment_payload_of(p, packet_max)};
   if (p->protocol == PROTOCOL_TCP) s->sequence = load_be32(p->frame + p->l4 + 4);
 }
 
@@ -62,10 +66,15 @@ static bool checksum_ok(const Packet *p) {
   return csum_fold(csum_add(p->frame + p->l4, p->size - p->l4, sum)) == 0xffff;
 }
 
+// What a kernel leaves in the field for a device that is to go on from there: the packet never was on a real wire.
+static bool checksum_partial(const Packet *p) {
+  return load16(p->frame + packet_checksum_offset(p)) == csum_fold(csum_pseudo(p->source, p->destination, p->protocol, p->size - p->l4));
+}
+
 static bool may_coalesce(const Packet *p, bool verified) {
   return p->ethertype == ETHERTYPE_IPV4 && p->protocol == PROTOCOL_TCP && !p->fragment && p->l4 == ETH_SIZE + IP_SIZE &&
          (p->tcp_flags & ~TCP_PSH) == TCP_ACK && p->size > p->payload && p->head == p->size &&
-         p->vnet.gso_type == GSO_NONE && (verified || checksum_ok(p));
+         p->vnet.gso_type == GSO_NONE && (verified || checksum_partial(p) || checksum_ok(p));
 }
 
 bool coalescer_start(Coalescer *c, const Packet *p, uint32_t vni, uint32_t vtep, bool verified) {

@@ -19,6 +19,8 @@ typedef struct SegmentBatch {
   // Bytes of every packet but the last, and of all.
   uint32_t count, segment_size, total;
 } SegmentBatch;
+// Bytes of payload of every packet that a super-frame is cut to but the last.
+uint32_t segment_payload_of(const Packet *p, uint32_t packet_max);
 void segmenter_init(Segmenter *s, const Packet *p, uint32_t vni, uint32_t packet_max);
 // False when nothing is left.
 bool segmenter_next(Segmenter *s, SegmentBatch *batch);

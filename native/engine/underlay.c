@@ -1,4 +1,4 @@
-// underlay.c: VXLAN over UDP sockets: UDP_SEGMENT out, UDP_GRO in.
+// underlay.c: VXLAN over UDP sockets: UDP_SEGMENT out, or whole by tunnel.c; UDP_GRO in.
 // Theory: packets arrive on one socket; they leave by several, so that the source port can follow the inner flow.
 // A kernel peer behind a virtual device may send one datagram of up to 64 KB with one VXLAN header.
 #include "engine.h"
@@ -34,7 +34,7 @@ static int open_socket(uint32_t vtep, uint16_t port) {
   return -1;
 }
 
-bool underlay_open(uint32_t vtep, uint16_t port, int *underlay_fd, int transmit_fds[TRANSMIT_SOCKETS], char *error, size_t error_size) {
+bool underlay_open(uint32_t vtep, uint16_t port, int *underlay_fd, TransmitSocket transmit[TRANSMIT_SOCKETS], char *error, size_t error_size) {
   int fds[TRANSMIT_SOCKETS + 1], count = 0;
   for (; count <= TRANSMIT_SOCKETS; count++) {
     fds[count] = open_socket(vtep, count == 0 ? port : 0);
@@ -48,7 +48,10 @@ bool underlay_open(uint32_t vtep, uint16_t port, int *underlay_fd, int transmit_
   *underlay_fd = fds[0];
   int tiny = 1;
   for (int i = 0; i < TRANSMIT_SOCKETS; i++) {
-    transmit_fds[i] = fds[i + 1];
+    struct sockaddr_in bound = {0};
+    socklen_t size = sizeof bound;
+    getsockname(fds[i + 1], (struct sockaddr *)&bound, &size);
+    transmit[i] = (TransmitSocket){fds[i + 1], ntohs(bound.sin_port)};
     // Nobody sends to these ports; what does come is not kept.
     setsockopt(fds[i + 1], SOL_SOCKET, SO_RCVBUF, &tiny, sizeof tiny);
   }
@@ -62,6 +65,7 @@ static void flush(Engine *engine) {
   if (!c->active) return;
   coalescer_finish(c);
   if (c->count > 1) engine->counters.coalesced += c->count;
+  else offload_receive(&c->packet, inner_packet_max(engine)); // Its checksum may be partial.
   Origin origin = {.kind = ORIGIN_VXLAN, .vni = c->vni, .vtep = c->vtep};
   forward(engine, &c->packet, &origin, c->payloads + 1, c->count - 1);
 }
@@ -100,12 +104,15 @@ static uint32_t gro_size(struct msghdr *message, uint32_t size) {
 }
 
 void underlay_receive(Engine *engine) {
-  for (int i = 0; i < RECEIVE_BATCH; i++) {
+  // Super-frames are forwarded a few at a time, while they are in the cache.
+  int most = engine->receives_large ? RECEIVE_BATCH_LARGE : RECEIVE_BATCH;
+  for (int i = 0; i < most; i++) {
     engine->vectors[i] = (struct iovec){engine->buffers[i] + HEADROOM, BUFFER_SIZE - HEADROOM};
     engine->messages[i].msg_hdr = (struct msghdr){.msg_name = &engine->addresses[i], .msg_namelen = sizeof engine->addresses[i],
       .msg_iov = &engine->vectors[i], .msg_iovlen = 1, .msg_control = engine->control[i], .msg_controllen = sizeof engine->control[i]};
   }
-  int count = recvmmsg(engine->underlay_fd, engine->messages, RECEIVE_BATCH, MSG_DONTWAIT, NULL);
+  int count = recvmmsg(engine->underlay_fd, engine->messages, (unsigned)most, MSG_DONTWAIT, NULL);
+  if (count > 0) engine->receives_large = engine->messages[count - 1].msg_len >= LARGE_SIZE;
   for (int i = 0; i < count; i++) {
     struct msghdr *message = &engine->messages[i].msg_hdr;
     uint32_t size = engine->messages[i].msg_len;
@@ -148,6 +155,18 @@ static bool send_vectors(Engine *engine, int fd, uint32_t vtep, struct iovec *ve
   if (sent < 0) return false;
   engine->counters.vxlan_tx++;
   engine->counters.vxlan_tx_bytes += (uint64_t)sent;
+  return true;
+}
+
+static bool send_whole(Engine *engine, const Packet *p, uint32_t vni, uint32_t vtep, uint16_t source_port) {
+  const ProgramConfig *config = &engine->program.config;
+  TunnelRoute route = {.source = config->vtep, .destination = vtep, .vni = vni, .source_port = source_port, .destination_port = config->vxlan_port};
+  TunnelResult result = tunnel_send(&engine->tunnel, p, &route, segment_payload_of(p, inner_packet_max(engine)), engine->program.now_s);
+  if (result == TUNNEL_REFUSED) engine->counters.tunnel_refused++;
+  if (result != TUNNEL_SENT) return false;
+  engine->counters.tunnelled++;
+  engine->counters.vxlan_tx++;
+  engine->counters.vxlan_tx_bytes += VXLAN_SIZE + p->size;
   return true;
 }
 
@@ -199,9 +218,10 @@ void underlay_send(Engine *engine, Packet *p, uint32_t vni, uint32_t vtep) {
     engine_count_drop(engine, DROP_NOT_CONFIGURED);
     return;
   }
-  int fd = engine->transmit_fds[vxlan_flow_hash(p) % TRANSMIT_SOCKETS];
+  const TransmitSocket *transmit = &engine->transmit[vxlan_flow_hash(p) % TRANSMIT_SOCKETS];
+  int fd = transmit->fd;
   if (p->vnet.gso_type) {
-    send_segments(engine, p, vni, vtep, fd);
+    if (!send_whole(engine, p, vni, vtep, transmit->port)) send_segments(engine, p, vni, vtep, fd);
     return;
   }
   packet_complete_checksum(p);

@@ -1,6 +1,7 @@
 // Checksums against naive recomputation, NAT of every kind of packet, cutting and gluing of super-frames, flow table.
 #include "check.h"
 #include "engine/offload.h"
+#include "engine/tunnel.h"
 #include "packet/csum.h"
 
 static uint8_t frame[FRAME_MAX + 64];
@@ -119,6 +120,61 @@ static void test_segments(void) {
   }
 }
 
+// What a kernel cut but left the checksums of to a device that never came is glued like what has them.
+static void test_partial_segments(void) {
+  static uint8_t frames[3][256];
+  Coalescer coalescer = {0};
+  Packet p[3];
+  for (uint32_t i = 0; i < 3; i++) {
+    VnetHeader vnet, plain = {0};
+    Spec s = {.source = ip4(10, 0, 0, 1), .destination = ip4(10, 0, 0, 2), .source_port = 1, .destination_port = 2, .protocol = 6,
+      .flags = TCP_ACK, .payload = 100, .sequence = 1000 + 100 * i, .partial = true};
+    uint32_t size = build(frames[i], &s, &vnet);
+    // The last has neither: it is damaged.
+    if (i == 2) frames[i][50] ^= 1;
+    CHECK(packet_parse(&p[i], frames[i], size, size, &plain) == DROP_NONE);
+  }
+  CHECK(coalescer_start(&coalescer, &p[0], 7, 1, false));
+  CHECK(coalescer_append(&coalescer, &p[1], 7, 1, false));
+  CHECK(!coalescer_append(&coalescer, &p[2], 7, 1, false));
+  coalescer_finish(&coalescer);
+  CHECK(coalescer.count == 2 && coalescer.packet.vnet.flags == VNET_NEEDS_CSUM && coalescer.packet.vnet.gso_size == 100);
+}
+
+// The outer headers of a super-frame that leaves whole, and what does not leave so.
+static void test_tunnel(void) {
+  static uint8_t buffer[TUNNEL_HEADROOM + 70000];
+  uint8_t *start = buffer + TUNNEL_HEADROOM;
+  VnetHeader vnet;
+  Packet p;
+  Spec s = {.source = ip4(10, 0, 0, 1), .destination = ip4(10, 0, 0, 2), .source_port = 1, .destination_port = 2, .protocol = 6,
+    .flags = TCP_ACK, .payload = 60000, .sequence = 1, .partial = true};
+  uint32_t size = build(start, &s, &vnet);
+  vnet.gso_type = GSO_TCPV4 | GSO_ECN;
+  vnet.gso_size = 1398;
+  CHECK(packet_parse(&p, start, size, size, &vnet) == DROP_NONE);
+  TunnelRoute route = {.source = ip4(192, 0, 2, 1), .destination = ip4(192, 0, 2, 2), .vni = 77, .source_port = 40000, .destination_port = 4789, .ip_id = 9};
+  CHECK(tunnel_encode(&p, &route, 1398));
+  TunnelVnetHeader header;
+  memcpy(&header, buffer, sizeof header);
+  CHECK(header.base.flags == 9 && header.base.gso_type == (0x21 | GSO_ECN) && header.base.gso_size == 1398);
+  CHECK(header.outer_l4 == 34 && header.inner_l3 == 64 && header.base.csum_start == 84 && header.base.header_size == 50 + p.payload);
+  uint8_t *ip = buffer + sizeof header + ETH_SIZE;
+  uint32_t vni, udp_size = UDP_SIZE + VXLAN_SIZE + size;
+  CHECK(naive_sum(ip, IP_SIZE, 0) == 0xffff && load_be16(ip + 2) == IP_SIZE + udp_size && load_be16(ip + 4) == 9);
+  CHECK(load_be16(ip + 20) == 40000 && load_be16(ip + 22) == 4789 && load_be16(ip + 24) == udp_size);
+  CHECK(load_be16(ip + 26) == naive_sum(ip + 12, 8, PROTOCOL_UDP + udp_size));
+  CHECK(vxlan_decode(ip + IP_SIZE + UDP_SIZE, VXLAN_SIZE, &vni) && vni == 77 && ip + IP_SIZE + UDP_SIZE + VXLAN_SIZE == start);
+  p.vnet.gso_type = GSO_UDP_L4;
+  CHECK(!tunnel_encode(&p, &route, 1398));
+  p.vnet.gso_type = GSO_TCPV4;
+  p.vnet.flags = 0;
+  CHECK(!tunnel_encode(&p, &route, 1398));
+  p.vnet.flags = VNET_NEEDS_CSUM;
+  p.size = 65535 - 35;
+  CHECK(!tunnel_encode(&p, &route, 1398));
+}
+
 // A newer acknowledgement may stand in for an older one, and for nothing else.
 static void test_acknowledgements(void) {
   static uint8_t frames[2][128];
@@ -224,6 +280,8 @@ int main(void) {
   test_nat_error();
   test_clamp();
   test_segments();
+  test_partial_segments();
+  test_tunnel();
   test_acknowledgements();
   test_flows();
   test_lb();

@@ -5,8 +5,9 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
+import path from 'node:path';
 import { after, describe, test } from 'node:test';
-import { CLIS, SKEIN, command, eventually, sleep, type Output } from './fixture.js';
+import { CLIS, ROOT, SKEIN, command, eventually, sleep, type Output } from './fixture.js';
 
 const LABS = ['tsfault5', 'tsfault6'];
 
@@ -79,7 +80,10 @@ describe('the lab', { timeout: 240_000 }, () => {
       }
       const created = await skein('lab', 'exec', '--name', name, 'm1', '--', CLIS[0] ?? 'docker', 'service', 'create', '-q', '--name',
         'who', '--replicas', '2',
-        '-p', '8080:80', '-e', `TASK=${name}`, '-e', 'PORT=80', 'host', process.execPath, `${import.meta.dirname}/../../src/lab/whoami.js`);
+        // By bind mounts: the pseudo image hides /root and /tmp, where this may have been cloned to.
+        '--mount', `type=bind,src=${process.execPath},dst=/mnt/node,readonly`,
+        '--mount', `type=bind,src=${path.join(ROOT, 'dist/src/lab/whoami.js')},dst=/mnt/whoami.mjs,readonly`,
+        '-p', '8080:80', '-e', `TASK=${name}`, '-e', 'PORT=80', 'host', '/mnt/node', '/mnt/whoami.mjs');
       assert.equal(created.code, 0, created.stderr);
     }
     for (const name of LABS) {

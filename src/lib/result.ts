@@ -58,3 +58,21 @@ export function unwrap<T>(result: Result<T>): T {
   if (!result.ok) throw new AppFailure(result.error);
   return result.value;
 }
+
+/** What a machine that is full, busy or broken answers to a system call: not a bug of the caller. */
+const MACHINE_ERRORS: ReadonlySet<string> = new Set([
+  'EAGAIN', 'EBUSY', 'EDQUOT', 'EIO', 'EMFILE', 'ENFILE', 'ENOMEM', 'ENOSPC', 'ENOTEMPTY', 'EROFS', 'ETIMEDOUT',
+]);
+
+/** The expected failure that a caught error is, alone or gathered; undefined for a bug. */
+export function expectedFailure(error: unknown): AppFailure | undefined {
+  if (error instanceof AppFailure) return error;
+  if (error instanceof AggregateError) {
+    const parts = error.errors.map(expectedFailure);
+    if (parts.length === 0 || parts.includes(undefined)) return undefined;
+    const code = parts.find((part) => part?.code !== 'unavailable')?.code ?? 'unavailable';
+    return new AppFailure({ code, message: error.message });
+  }
+  const { code, message } = error as { code?: string; message: string };
+  return code !== undefined && MACHINE_ERRORS.has(code) ? new AppFailure({ code: 'unavailable', message }) : undefined;
+}

@@ -5,7 +5,7 @@ import { create } from '@bufbuild/protobuf';
 import type { Logger } from 'pino';
 import { decide, type Action } from '../../core/agent/decide.js';
 import { freeGatewayAddress, needsGateway, sandboxOf } from '../../core/agent/sandbox.js';
-import { AppFailure } from '../../lib/result.js';
+import { AppFailure, expectedFailure } from '../../lib/result.js';
 import { durationMs, timestampFromMs } from '../../lib/time.js';
 import type { LocalTask } from '../../model/proto/skein_pb.js';
 import {
@@ -16,6 +16,8 @@ import type { DataPlane } from '../../platform/dataplane.js';
 import type { Executor, ExitState } from '../../platform/executor.js';
 import type { AssignmentSet } from '../../core/dispatcher/assignments.js';
 import { environmentOf, type WorkerIdentity } from './environment.js';
+import { backoffMs, Leftovers } from './leftovers.js';
+import { newRunner, type Runner } from './runner.js';
 import type { TaskStore } from './taskstore.js';
 
 const STOP_GRACE_DEFAULT_MS = 10_000;
@@ -23,22 +25,8 @@ const STOP_GRACE_DEFAULT_MS = 10_000;
 const RETRY_MS = 1000;
 /** A short absence (an upgrade, a crash) is waited out; what stays away is the task's failure. */
 const RETRIES_MAX = 30;
-
-interface Runner {
-  task: Task;
-  assigned: boolean;
-  status: TaskStatus;
-  busy: Action | undefined;
-  /** How often the current action was tried again. */
-  retries: number;
-  /** The action that runs, and what follows from it. */
-  work: Promise<void>;
-  sandbox: boolean;
-  gatewayAddress: string;
-  /** The process is watched for its end. */
-  watched: boolean;
-  stopping: boolean;
-}
+/** A leaving user waits for it. */
+const END_TRIES = 5;
 
 export interface TasksOptions {
   readonly executor: Executor;
@@ -58,10 +46,12 @@ export class Tasks {
   private secrets: ReadonlyMap<string, Secret> = new Map();
   private configs: ReadonlyMap<string, Config> = new Map();
   private readonly options: TasksOptions;
+  private readonly leftovers: Leftovers;
   private ending = false;
 
   constructor(options: TasksOptions) {
     this.options = options;
+    this.leftovers = new Leftovers(options.logger, options.onBug);
   }
 
   /** Takes up what runs on this machine from before a restart: sandboxes first, then processes. */
@@ -69,16 +59,18 @@ export class Tasks {
     const found = new Set(await this.options.executor.adopt());
     for (const local of saved) {
       if (local.task === undefined || local.status === undefined) continue;
-      const runner: Runner = {
-        task: local.task, assigned: true, status: local.status, busy: undefined, retries: 0, work: Promise.resolve(), sandbox: false,
-        gatewayAddress: local.gatewayAddress, watched: false, stopping: false,
-      };
+      const runner = newRunner(local.task, local.status, local.gatewayAddress);
       this.runners.set(local.task.id, runner);
-      if (local.status.state <= TaskState.RUNNING && local.status.state >= TaskState.PREPARING) await this.attach(runner);
+      const active = local.status.state <= TaskState.RUNNING && local.status.state >= TaskState.PREPARING;
+      if (active && !await this.takeUp(runner)) continue;
       await this.resume(runner, found.has(local.task.id));
     }
-    for (const id of found) if (!this.runners.has(id)) await this.options.executor.controller(id).remove();
-    for (const id of await this.options.dataPlane.sandboxes()) if (!this.runners.has(id)) await this.options.dataPlane.detach(id);
+    const { executor, dataPlane } = this.options;
+    const unknown = (id: string): boolean => !this.runners.has(id);
+    for (const id of [...found].filter(unknown)) await this.leftovers.remove(`task ${id}`, () => executor.controller(id).remove());
+    for (const id of (await dataPlane.sandboxes()).filter(unknown)) {
+      await this.leftovers.remove(`sandbox ${id}`, () => dataPlane.detach(id));
+    }
     for (const runner of this.runners.values()) this.step(runner);
   }
 
@@ -128,29 +120,71 @@ export class Tasks {
 
   /** The data plane came back empty-handed: give it the sandboxes of all tasks again. */
   async reattach(): Promise<void> {
-    for (const runner of this.runners.values()) if (runner.sandbox) await this.attach(runner);
+    for (const runner of this.runners.values()) if (runner.sandbox) await this.takeUp(runner);
   }
 
-  /** Stops and removes every task (the node leaves its swarm). Nothing is done with them afterwards. */
+  /** Attaches what runs from before. A task whose network cannot be had again has failed; the others are not concerned. */
+  private async takeUp(runner: Runner): Promise<boolean> {
+    try {
+      await this.attach(runner);
+      return true;
+    } catch (error) {
+      const failure = expectedFailure(error);
+      // The whole data plane is away, not this task's part of it.
+      if (failure === undefined || failure.code === 'unavailable') throw failure ?? error;
+      // What there is of its sandbox goes with it.
+      runner.sandbox = true;
+      this.options.logger.warn({ taskId: runner.task.id, error: failure.message }, 'task failed: its network cannot be restored');
+      this.follow(runner, this.set(runner, TaskState.FAILED, 'attaching', failure.message));
+      return false;
+    }
+  }
+
+  /**
+   * Stops and removes every task (the node leaves its swarm); nothing is done with them afterwards. What cannot be removed is
+   * tried again for a while; then AppFailure tells of it, and the tasks that are left go on being looked after.
+   */
   async stopAll(): Promise<void> {
     this.ending = true;
-    await Promise.all([...this.runners.values()].map(async (runner) => {
-      runner.assigned = false;
-      runner.stopping = true;
-      const controller = this.options.executor.controller(runner.task.id);
-      // Ends what an action waits for; then the action itself: nothing may be removed while it is being made.
-      await controller.terminate();
-      await runner.work;
-      await controller.terminate();
-      await this.remove(runner);
-    }));
+    const results = await Promise.allSettled([...this.runners.values()].map((runner) => this.end(runner)));
+    const errors = results.flatMap((result) => (result.status === 'rejected' ? [result.reason as unknown] : []));
+    if (errors.length === 0) {
+      this.leftovers.close();
+      return;
+    }
+    this.ending = false;
+    for (const runner of this.runners.values()) {
+      runner.stopping = false;
+      this.step(runner);
+    }
+    const failures = errors.map(expectedFailure);
+    const bug = errors.find((_, index) => failures[index] === undefined);
+    if (bug !== undefined) throw bug;
+    const words = [...new Set(failures.map((failure) => failure?.message))].join('; ').slice(0, 1000);
+    throw new AppFailure({ code: 'unavailable', message: `some tasks cannot be removed: ${words}` });
+  }
+
+  private async end(runner: Runner): Promise<void> {
+    runner.assigned = false;
+    runner.stopping = true;
+    for (let tries = 1; ; tries++) {
+      try {
+        const controller = this.options.executor.controller(runner.task.id);
+        // Ends what an action waits for; then the action itself: nothing may be removed while it is being made.
+        await controller.terminate();
+        await runner.work;
+        await controller.terminate();
+        await this.remove(runner);
+        return;
+      } catch (error) {
+        if (expectedFailure(error) === undefined || tries >= END_TRIES) throw error;
+        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      }
+    }
   }
 
   private add(task: Task): void {
-    const runner: Runner = {
-      task, assigned: true, busy: undefined, retries: 0, work: Promise.resolve(), sandbox: false, gatewayAddress: '', watched: false, stopping: false,
-      status: task.status ?? create(TaskStatusSchema, { state: TaskState.ASSIGNED }),
-    };
+    const runner = newRunner(task, task.status ?? create(TaskStatusSchema, { state: TaskState.ASSIGNED }));
     this.runners.set(task.id, runner);
     this.step(runner);
   }
@@ -158,22 +192,23 @@ export class Tasks {
   private async resume(runner: Runner, onDisk: boolean): Promise<void> {
     const { state } = runner.status;
     if (state > TaskState.RUNNING) return;
-    const running = onDisk ? this.options.executor.controller(runner.task.id).state() : undefined;
-    if (running !== undefined && state >= TaskState.STARTING) {
+    const controller = this.options.executor.controller(runner.task.id);
+    const started = onDisk && controller.state() !== undefined;
+    if (started && state >= TaskState.STARTING) {
       this.watch(runner);
       if (state === TaskState.STARTING) this.awaitHealth(runner);
-    } else if (state >= TaskState.STARTING) {
-      // It ended, or was cut off, while nobody watched: its exit file tells, else it counts as failed.
-      const exit = onDisk ? await this.options.executor.controller(runner.task.id).wait() : { exitCode: -1, finishedAtMs: Date.now(), reason: 'task was lost while the agent was away' };
-      this.ended(runner, exit);
-    } else if (state === TaskState.PREPARING || state === TaskState.READY) {
+    } else if (state === TaskState.RUNNING || (state === TaskState.STARTING && !onDisk)) {
+      this.ended(runner, { exitCode: -1, finishedAtMs: Date.now(), reason: 'task was lost while the agent was away' });
+    } else if (state >= TaskState.PREPARING) {
+      // Cut off on its way up, perhaps with its container made but not started: prepare and start find what there is.
       runner.status = create(TaskStatusSchema, { ...runner.status, state: TaskState.ACCEPTED });
     }
   }
 
   /** Runs the next action, if any; comes back to itself when it is done. */
   private step(runner: Runner): void {
-    if (this.ending) return;
+    // Removed: there is nothing to decide any more.
+    if (this.ending || this.runners.get(runner.task.id) !== runner) return;
     const action = decide(
       { assigned: runner.assigned, desired: runner.task.desiredState },
       { state: runner.status.state, busy: runner.busy, sandbox: runner.sandbox },
@@ -195,15 +230,20 @@ export class Tasks {
   }
 
   private async failed(runner: Runner, action: Action, error: unknown): Promise<void> {
-    if (!(error instanceof AppFailure)) {
+    const failure = expectedFailure(error);
+    if (failure === undefined) {
       this.options.onBug(error);
       return;
     }
-    if (error.code === 'unavailable' && !this.ending && runner.retries < RETRIES_MAX) {
+    const { logger } = this.options;
+    const taskId = runner.task.id;
+    // What has ended is cleaned up, however long it takes: its address and its place must not be forgotten.
+    const cleaning = action === 'release' || action === 'remove';
+    if (!this.ending && (cleaning || (failure.code === 'unavailable' && runner.retries < RETRIES_MAX))) {
+      logger.warn({ taskId, action, retries: runner.retries, error: failure.message }, 'task action is tried again');
+      await new Promise((resolve) => setTimeout(resolve, cleaning ? backoffMs(runner.retries) : RETRY_MS));
       runner.retries += 1;
       // The Engine or the data plane is just away: tried again, unless the task is to stop before it ran.
-      this.options.logger.warn({ taskId: runner.task.id, action, error: error.message }, 'task action is tried again');
-      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
       const early = action === 'prepare' || action === 'start';
       if (!this.ending && !(early && (!runner.assigned || runner.task.desiredState >= TaskState.SHUTDOWN))) {
         this.act(runner, action);
@@ -212,9 +252,10 @@ export class Tasks {
     }
     runner.busy = undefined;
     runner.retries = 0;
+    if (cleaning) return;
     const state = runner.status.state < TaskState.STARTING ? TaskState.REJECTED : TaskState.FAILED;
-    this.options.logger.warn({ taskId: runner.task.id, action, error: error.message }, 'task failed');
-    await this.set(runner, state, action === 'prepare' ? 'preparing' : action === 'start' ? 'starting' : action, error.message)
+    logger.warn({ taskId, action, error: failure.message }, 'task failed');
+    await this.set(runner, state, action === 'prepare' ? 'preparing' : action === 'start' ? 'starting' : action, failure.message)
       .then(() => this.step(runner), this.options.onBug);
   }
 
@@ -283,7 +324,8 @@ export class Tasks {
     if (runner.status.state > TaskState.RUNNING) return;
     const good = exit.exitCode === 0 && exit.reason === undefined;
     const error = exit.reason ?? `task: non-zero exit (${exit.exitCode})`;
-    this.follow(runner, this.set(runner, good ? TaskState.COMPLETE : TaskState.FAILED, good ? 'finished' : 'started', good ? '' : error, exit.exitCode));
+    const state = good ? TaskState.COMPLETE : TaskState.FAILED;
+    this.follow(runner, this.set(runner, state, good ? 'finished' : 'started', good ? '' : error, exit.exitCode));
   }
 
   /** The next step after a change that no action made. */
@@ -314,7 +356,8 @@ export class Tasks {
   }
 
   private async attach(runner: Runner): Promise<string> {
-    const { netns } = await this.options.dataPlane.attach(sandboxOf(runner.task, runner.gatewayAddress === '' ? undefined : runner.gatewayAddress));
+    const gateway = runner.gatewayAddress === '' ? undefined : runner.gatewayAddress;
+    const { netns } = await this.options.dataPlane.attach(sandboxOf(runner.task, gateway));
     runner.sandbox = true;
     return netns;
   }
@@ -344,7 +387,12 @@ export class Tasks {
       if (ports.length > 0 && state <= TaskState.RUNNING) status.portStatus = create(PortStatusSchema, { ports });
     }
     runner.status = status;
-    await this.options.store.save(runner.task, status, runner.gatewayAddress);
+    await this.options.store.save(runner.task, status, runner.gatewayAddress).catch((error: unknown) => {
+      const failure = expectedFailure(error);
+      // On its way up a task waits for its file; what it is beyond that is true whether or not the disk takes it.
+      if (failure === undefined || state < TaskState.RUNNING) throw error;
+      this.options.logger.warn({ taskId: runner.task.id, error: failure.message }, 'task state is not on disk: the next agent will look');
+    });
     this.options.report(runner.task.id, status);
     this.options.onLocalChange();
   }

@@ -3,7 +3,7 @@
 import { rm } from 'node:fs/promises';
 import path from 'node:path';
 import type Docker from 'dockerode';
-import { AppFailure, appError } from '../../lib/result.js';
+import { AppFailure, appError, expectedFailure } from '../../lib/result.js';
 import type { Task } from '../../model/proto/swarmkit_pb.js';
 import type { ContainerState, ContainerSummary, Controller, ExitState, LogOptions, LogRecord, TaskEnvironment } from '../../platform/executor.js';
 import { ensureDirectory, exists, gather, writeFileAtomic } from '../oci/files.js';
@@ -220,9 +220,8 @@ export class DockerController implements Controller {
       } catch (error) {
         if (signal.aborted) return new Promise<never>(() => undefined); // Closed: nobody will know.
         if (error instanceof AppFailure && error.code === 'not_found') return this.#ended(undefined);
-        // A lost connection is a restarting Engine; anything else is for the caller of wait().
-        const lost = !(error instanceof AppFailure) || error.code === 'unavailable';
-        if (!lost) throw error;
+        // A lost connection is a restarting Engine, and one that fails inside says nothing about the task.
+        if (error instanceof AppFailure && error.code === 'invalid_argument') throw error;
       }
       await sleep(retryMs, signal);
     }
@@ -247,13 +246,18 @@ export class DockerController implements Controller {
       const container = this.#context.docker.getContainer(info.Id);
       const watch = async (): Promise<void> => {
         while (this.#exit === undefined && !this.#closing.signal.aborted) {
-          const present = await callOrMissing(container.inspect());
-          const status = present?.State.Health?.Status;
-          if (status === 'healthy') resolve();
-          if (status === 'unhealthy') {
-            this.#reason = 'unhealthy container';
-            await this.shutdown(((info.Config as { StopTimeout?: number }).StopTimeout ?? defaultGraceMs / 1000) * 1000);
-            break;
+          try {
+            const present = await callOrMissing(container.inspect());
+            const status = present?.State.Health?.Status;
+            if (status === 'healthy') resolve();
+            if (status === 'unhealthy') {
+              this.#reason = 'unhealthy container';
+              await this.shutdown(((info.Config as { StopTimeout?: number }).StopTimeout ?? defaultGraceMs / 1000) * 1000);
+              break;
+            }
+          } catch (error) {
+            // The Engine restarts: the task has not become healthy, nor unhealthy, by that.
+            if (expectedFailure(error) === undefined) throw error;
           }
           await sleep(healthPollMs, this.#closing.signal);
         }
@@ -277,7 +281,7 @@ export class DockerController implements Controller {
       },
       async () => {
         const left = mountsBelow(this.#files.directory);
-        if (left.length > 0) throw new Error(`still mounted: ${left.join(', ')}`);
+        if (left.length > 0) throw new AppFailure(appError('unavailable', `still mounted: ${left.join(', ')}`));
         await rm(this.#files.directory, { recursive: true, force: true });
       },
     ]);

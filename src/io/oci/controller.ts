@@ -4,7 +4,7 @@
 
 import { readdir, rm, writeFile } from 'node:fs/promises';
 import path from 'node:path';
-import { AppFailure, appError } from '../../lib/result.js';
+import { AppFailure, appError, expectedFailure } from '../../lib/result.js';
 import type { Task } from '../../model/proto/swarmkit_pb.js';
 import type { ContainerState, ContainerSummary, Controller, ExitState, LogOptions, LogRecord, TaskEnvironment } from '../../platform/executor.js';
 import type { LocalImageStore } from '../images/store.js';
@@ -22,6 +22,7 @@ import { TaskFiles, type TaskProcess, type TaskRecord } from './task-files.js';
 const sigKill = 9;
 const conmonEndMs = 5_000;
 const conmonPollMs = 20;
+const lookAgainMs = 500;
 
 export interface ControllerContext {
   readonly stateDir: string;
@@ -58,7 +59,7 @@ export class OciController implements Controller {
 
   async prepare(task: Task, environment: TaskEnvironment): Promise<void> {
     // Prepared by a former agent and not undone by a reboot: good as it is.
-    if (this.#record !== undefined && (this.#record.process !== undefined || mountsBelow(this.#files.merged).length > 0)) return;
+    if (this.#record !== undefined && (this.#record.process?.started === true || mountsBelow(this.#files.merged).length > 0)) return;
     if (task.id !== this.taskId) throw new AppFailure(appError('invalid_argument', `task ${task.id} given to the controller of ${this.taskId}`));
     await this.#clean();
     await ensureDirectory(this.#files.directory);
@@ -203,16 +204,31 @@ export class OciController implements Controller {
   }
 
   async #awaitExit(record: TaskRecord): Promise<ExitState> {
-    const found = await waitForExit(this.#files, record, this.#cgroupsPath, this.#closing.signal);
+    const found = await this.#lookForExit(record);
     if (found === undefined) return new Promise<never>(() => undefined); // Closed: nobody will know.
     const exit: ExitState = { ...found, reason: this.#reason ?? found.reason };
-    await this.#files.writeExit(exit);
     this.#exit = exit;
     await gather(`task ${this.taskId}`, [
+      () => this.#files.writeExit(exit),
       () => this.#deleteContainer(record),
       () => unmountBelow(this.#files.directory),
-    ]);
+    ]).catch((error: unknown) => {
+      // It has ended whatever its remains do: conmon's file tells a later agent, remove() meets what is left and says so.
+      if (expectedFailure(error) === undefined) throw error;
+    });
     return exit;
+  }
+
+  /** Looks until it knows: a machine out of files or memory for a while does not end a task. */
+  async #lookForExit(record: TaskRecord): Promise<ExitState | undefined> {
+    for (;;) {
+      try {
+        return await waitForExit(this.#files, record, this.#cgroupsPath, this.#closing.signal);
+      } catch (error) {
+        if (expectedFailure(error) === undefined) throw error;
+        await sleep(lookAgainMs, this.#closing.signal);
+      }
+    }
   }
 
   async #watchHealth(record: TaskRecord, health: HealthCheck, signal: AbortSignal): Promise<void> {
@@ -270,7 +286,7 @@ export class OciController implements Controller {
       async () => {
         // Deleting through a mount that is still there would delete what it shows.
         const left = mountsBelow(files.directory);
-        if (left.length > 0) throw new Error(`still mounted: ${left.join(', ')}`);
+        if (left.length > 0) throw new AppFailure(appError('unavailable', `still mounted: ${left.join(', ')}`));
         await rm(files.directory, { recursive: true, force: true, maxRetries: 3 });
       },
     ]);

@@ -5,12 +5,16 @@ import { readdir, rmdir, stat } from 'node:fs/promises';
 import path from 'node:path';
 import type { ExitState } from '../../platform/executor.js';
 import { exists, isMissing, readText } from './files.js';
+import { sleep } from './health.js';
 import { bootId, isAlive, processStart } from './processes.js';
 import type { TaskFiles, TaskRecord } from './task-files.js';
 
 const pollMs = 500;
 // conmon writes the exit file after it has drained the task's output; give it time once the process is gone.
 const lostAfterMs = 5_000;
+// A killed process leaves its cgroup only when the kernel has torn it down.
+const cgroupBusyMs = 1_000;
+const cgroupPollMs = 20;
 const cgroupRoot = '/sys/fs/cgroup';
 
 /** Resolves when the task ended; undefined when aborted first. */
@@ -70,12 +74,29 @@ async function wasOomKilled(files: TaskFiles, cgroupsPath: string): Promise<bool
   return false;
 }
 
-/** Removes what the runtime may have left of the task's cgroup, in every hierarchy. */
+/** Removes what the runtime may have left of the task's cgroup, in every hierarchy; a member that ends late is waited for. */
 export async function removeCgroups(cgroupsPath: string): Promise<void> {
   const hierarchies = await readdir(cgroupRoot);
   for (const directory of [cgroupRoot, ...hierarchies.map((name) => path.join(cgroupRoot, name))]) {
-    await rmdir(path.join(directory, cgroupsPath)).catch((error: unknown) => {
-      if (!isMissing(error)) throw error;
-    });
+    await removeCgroup(path.join(directory, cgroupsPath));
+  }
+}
+
+async function removeCgroup(directory: string): Promise<void> {
+  // A task that may write its cgroup can have made some below it.
+  const inner = await readdir(directory, { withFileTypes: true }).catch((error: unknown) => {
+    if (isMissing(error)) return [];
+    throw error;
+  });
+  for (const entry of inner) if (entry.isDirectory()) await removeCgroup(path.join(directory, entry.name));
+  for (let waited = 0; ; waited += cgroupPollMs) {
+    try {
+      await rmdir(directory);
+      return;
+    } catch (error) {
+      if (isMissing(error)) return;
+      if ((error as NodeJS.ErrnoException).code !== 'EBUSY' || waited >= cgroupBusyMs) throw error;
+    }
+    await sleep(cgroupPollMs);
   }
 }

@@ -6,14 +6,13 @@ import { assert } from '../../lib/assert.js';
 import { fail, type Result } from '../../lib/result.js';
 import { Signal } from '../../lib/signal.js';
 import { RaftNode } from '../../core/raft/raft.js';
+import { COMMAND_BYTES_MAX } from '../../core/store/batches.js';
 import type { Applied } from '../../core/store/store.js';
 import { Store } from '../../core/store/store.js';
 import type { StoreEvent } from '../../core/store/view.js';
 import { RaftLog } from '../../io/raftlog/raftlog.js';
 import { CommandSchema, SnapshotFileSchema, StoreStateSchema, type Command } from '../../model/proto/skein_pb.js';
 
-/** SwarmKit's bound on one transaction. */
-const COMMAND_BYTES_MAX = 1.5 * 1024 * 1024;
 /** Proposals waiting for their commit; more are refused at once. */
 const WAITING_MAX = 10_000;
 const SNAPSHOT_INTERVAL_DEFAULT = 10_000n;

@@ -290,6 +290,9 @@ export class SkeinNode implements NodeBackend {
 
   private async openConsensus(state: SwarmState): Promise<void> {
     const consensus = await Consensus.open(this.files.raftDir, await this.files.dataKey(), BigInt(state.raftId));
+    if (consensus.tornBytes > 0) {
+      this.parts.logger.warn({ bytes: consensus.tornBytes }, 'the raft log ended in a write that was never finished nor acknowledged: it was cut off');
+    }
     await consensus.start(this.parts.onBug);
     this.consensus = consensus;
     this.managerPart = new Manager(consensus, this.parts.logger);

@@ -22,6 +22,8 @@ export type EventListener = (events: readonly StoreEvent[], nowMs: number) => vo
 export class Consensus {
   readonly store: Store;
   readonly raftId: bigint;
+  /** Of an unfinished last write, cut off when the log was opened: nobody was told that it had been done. */
+  readonly tornBytes: number;
   private readonly raft: RaftNode;
   private readonly log: RaftLog;
   private readonly wake = new Signal();
@@ -31,7 +33,8 @@ export class Consensus {
   private stopped = false;
   private loop: Promise<void> | undefined;
 
-  private constructor(raft: RaftNode, log: RaftLog, store: Store, snapshotIndex: bigint) {
+  private constructor(raft: RaftNode, log: RaftLog, store: Store, snapshotIndex: bigint, tornBytes: number) {
+    this.tornBytes = tornBytes;
     this.raft = raft;
     this.raftId = raft.id;
     this.log = log;
@@ -53,7 +56,7 @@ export class Consensus {
       snapshotTerm: loaded.snapshot?.term ?? 0n,
       entries: loaded.entries,
     });
-    return new Consensus(raft, log, store, loaded.snapshot?.index ?? 0n);
+    return new Consensus(raft, log, store, loaded.snapshot?.index ?? 0n, loaded.tornBytes);
   }
 
   /** Runs until close(); rejects when the disk fails. Resolves `ready` after everything on disk was applied. */

@@ -8,6 +8,7 @@ import os from 'node:os';
 import type { Logger } from 'pino';
 import type { InitRequest, JoinRequest, LocalNode, ManagerBackend, NodeBackend } from '../api/backend.js';
 import { CERT_EXPIRY_DEFAULT_MS, bundle, createCsr, createRootCa, joinToken, rootDigest, signCsr } from '../io/x509/certificates.js';
+import { limitLog } from '../io/grpc/connections.js';
 import { startGrpcServer, type GrpcServer, type ServerIdentity } from '../io/grpc/server.js';
 import type { Credentials } from '../io/grpc/client.js';
 import { newId, newTokenSecret } from '../lib/ids.js';
@@ -308,6 +309,7 @@ export class SkeinNode implements NodeBackend {
       identity: this.serverIdentity(),
       authorize: (path, caller) => authorize(manager.view(), path, caller),
       onBug: this.parts.onBug,
+      onLimit: limitLog(this.parts.logger),
       services: [
         { service: CA, handlers: caHandlers(manager) },
         { service: NodeCA, handlers: nodeCaHandlers(manager) },

@@ -226,7 +226,10 @@ export class Worker {
   private onConnected(connected: boolean, error: string): void {
     this.connected = connected;
     this.lastError = error;
-    if (!connected) return;
+    if (!connected) {
+      this.logs.sessionEnded();
+      return;
+    }
     for (const waiter of this.connectedWaiters.splice(0)) waiter('');
   }
 }

@@ -16,7 +16,7 @@ import { fail, ok, type Result } from '../../lib/result.js';
 import { Signal } from '../../lib/signal.js';
 import { durationMs, timestampFromMs } from '../../lib/time.js';
 import type { ChangeContext, ManagerBackend } from '../../api/backend.js';
-import type { LogMessage, LogSelector, LogSubscriptionOptions, StoreAction, Task } from '../../model/proto/swarmkit_pb.js';
+import type { LogMessage, LogSelector, LogSubscriptionOptions, Node, StoreAction, Task } from '../../model/proto/swarmkit_pb.js';
 import { CommandSchema } from '../../model/proto/skein_pb.js';
 import type { Consensus, EventListener } from './consensus.js';
 import { LogBroker } from './logbroker.js';
@@ -33,6 +33,8 @@ export class Manager implements ManagerBackend {
   readonly acked = new Map<string, bigint>();
   /** Tasks stopped before every node had acknowledged their removal. */
   drainTimeouts = 0;
+  /** Nodes that announced an address they cannot have. */
+  dataPathsRefused = 0;
   readonly broker: LogBroker;
   readonly logger: Logger;
   readonly stages: Stages;
@@ -53,6 +55,7 @@ export class Manager implements ManagerBackend {
     this.unsubscribe = this.consensus.onEvents((events) => {
       for (const event of events) {
         if (event.kind === 'node' && event.action === 'remove') this.forget(event.object.id);
+        if (event.kind === 'node' && event.action !== 'remove') this.tellDataPath(event.object, event.old);
         if (event.kind === 'task' && event.object.drainState?.timedOut === true && event.old?.drainState?.timedOut === false) this.drainTimedOut(event.object);
       }
       this.dirty.raise();
@@ -101,6 +104,13 @@ export class Manager implements ManagerBackend {
     const waitedFor = [...this.acked].filter(([, acked]) => acked < revision).map(([nodeId]) => nodeId);
     this.drainTimeouts += 1;
     this.logger.warn({ taskId: task.id, waitedFor, drainTimeouts: this.drainTimeouts }, 'drain timed out: the task is stopped although not every node let go of it');
+  }
+
+  private tellDataPath(node: Node, old: Node | undefined): void {
+    const problem = node.dataPath?.problem ?? '';
+    if (problem === '' || problem === old?.dataPath?.problem) return;
+    this.dataPathsRefused += 1;
+    this.logger.warn({ nodeId: node.id, problem, dataPathsRefused: this.dataPathsRefused }, 'a node is not sent traffic at the address it announces');
   }
 
   /** The node left, or was removed from, the swarm. */

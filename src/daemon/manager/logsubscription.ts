@@ -120,7 +120,8 @@ export class LogSubscription {
         if (asking !== undefined) asking.waiting -= 1;
         const node = current();
         if (node === undefined) return false;
-        if (node.state === 'sending') node.untilMs = Date.now() + this.waits.answerMs;
+        // Also of a node whose session broke: this stream of it goes on.
+        if (node.state !== 'done') node.untilMs = Date.now() + this.waits.answerMs;
         node.context ??= messages[0]?.context;
         for (const message of messages) if (this.isNew(nodeId, node, message)) this.buffer.push(message);
         this.wake();

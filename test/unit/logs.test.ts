@@ -16,7 +16,7 @@ import {
 import type { Executor, LogOptions, LogRecord } from '../../src/platform/executor.js';
 import { Swarm } from './harness.js';
 
-const WAITS = { resumeMs: 150, answerMs: 400 };
+const WAITS = { resumeMs: 400, answerMs: 800 };
 
 class World {
   readonly swarm = new Swarm({ nodes: 2 });

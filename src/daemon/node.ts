@@ -8,6 +8,7 @@ import os from 'node:os';
 import type { Logger } from 'pino';
 import type { InitRequest, JoinRequest, LocalNode, ManagerBackend, NodeBackend } from '../api/backend.js';
 import { CERT_EXPIRY_DEFAULT_MS, bundle, createCsr, createRootCa, joinToken, rootDigest, signCsr } from '../io/x509/certificates.js';
+import { limitLog } from '../io/grpc/connections.js';
 import { startGrpcServer, type GrpcServer, type ServerIdentity } from '../io/grpc/server.js';
 import type { Credentials } from '../io/grpc/client.js';
 import { newId, newTokenSecret } from '../lib/ids.js';
@@ -290,6 +291,9 @@ export class SkeinNode implements NodeBackend {
 
   private async openConsensus(state: SwarmState): Promise<void> {
     const consensus = await Consensus.open(this.files.raftDir, await this.files.dataKey(), BigInt(state.raftId));
+    if (consensus.tornBytes > 0) {
+      this.parts.logger.warn({ bytes: consensus.tornBytes }, 'the raft log ended in a write that was never finished nor acknowledged: it was cut off');
+    }
     await consensus.start(this.parts.onBug);
     this.consensus = consensus;
     this.managerPart = new Manager(consensus, this.parts.logger);
@@ -305,6 +309,7 @@ export class SkeinNode implements NodeBackend {
       identity: this.serverIdentity(),
       authorize: (path, caller) => authorize(manager.view(), path, caller),
       onBug: this.parts.onBug,
+      onLimit: limitLog(this.parts.logger),
       services: [
         { service: CA, handlers: caHandlers(manager) },
         { service: NodeCA, handlers: nodeCaHandlers(manager) },

@@ -19,6 +19,14 @@ export function parseAddress(text: string): number | undefined {
   return value;
 }
 
+/** An address that one host may have: not of this network, loopback, multicast, reserved or broadcast. */
+export function isUnicast(text: string): boolean {
+  const address = parseAddress(text);
+  if (address === undefined) return false;
+  const first = Math.floor(address / 2 ** 24);
+  return first !== 0 && first !== 127 && first < 224;
+}
+
 export function formatAddress(value: number): string {
   return [value / 2 ** 24, value / 2 ** 16, value / 2 ** 8, value].map((x) => Math.floor(x) % 256).join('.');
 }

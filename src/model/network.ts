@@ -53,8 +53,13 @@ export function isSkeinNode(node: Node): boolean {
   return (pairValue(node.description?.engine?.labels, DATA_PATH_LABEL) ?? '') !== '';
 }
 
-/** The data-path address a node announces; its control address where it announced none. */
-export function vtepOf(node: Node): string {
+/** The data-path address a node says it has; its control address where it says none. */
+export function announcedAddress(node: Node): string {
   const announced = pairValue(node.description?.engine?.labels, DATA_PATH_LABEL);
   return announced !== undefined && announced !== '' ? announced : node.status?.addr ?? '';
+}
+
+/** The data-path address a node was given (core/allocator/datapath.ts); empty for none. */
+export function vtepOf(node: Node): string {
+  return node.dataPath?.addr ?? '';
 }

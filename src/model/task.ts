@@ -1,8 +1,9 @@
 // Task helpers: states, names, whether a task still matches its service.
 
-import { create, equals } from '@bufbuild/protobuf';
+import { clone, create, equals } from '@bufbuild/protobuf';
+import { timestampFromMs } from '../lib/time.js';
 import {
-  EndpointSpecSchema, EndpointSpec_ResolutionMode, PortConfig_PublishMode, TaskSpecSchema, TaskState,
+  EndpointSpecSchema, EndpointSpec_ResolutionMode, PortConfig_PublishMode, TaskSchema, TaskSpecSchema, TaskState, TaskStatusSchema,
   type Node, type PortConfig, type Service, type Task,
 } from './proto/swarmkit_pb.js';
 
@@ -28,6 +29,15 @@ export function isRunnable(task: Task): boolean {
 
 export function isGlobal(service: Service): boolean {
   return service.spec?.mode.case === 'global';
+}
+
+/** The task as it is once its node is no longer part of the swarm. */
+export function orphaned(task: Task, nowMs: number): Task {
+  const next = clone(TaskSchema, task);
+  next.status = create(TaskStatusSchema, {
+    timestamp: timestampFromMs(nowMs), state: TaskState.ORPHANED, message: 'Task belonged to a node that has been deleted',
+  });
+  return next;
 }
 
 /** `<service>.<slot or node id>.<task id>`, the container's name. */

@@ -8,7 +8,7 @@ import type { StoreEvent } from '../../src/core/store/view.js';
 import { Store } from '../../src/core/store/store.js';
 import { createAction } from '../../src/core/store/actions.js';
 import { newId, newTokenSecret } from '../../src/lib/ids.js';
-import { err, fail, ok, type Result } from '../../src/lib/result.js';
+import { AppFailure, err, fail, ok, type Result } from '../../src/lib/result.js';
 import { durationFromNs, timestampFromMs } from '../../src/lib/time.js';
 import { toPairs } from '../../src/model/pairs.js';
 import { CommandSchema } from '../../src/model/proto/skein_pb.js';
@@ -46,6 +46,8 @@ export class FakeNode implements NodeBackend {
   following = 0;
   produced = 0;
   flood = false;
+  /** Logs that are not followed end with this. */
+  logFailure = '';
 
   constructor(options: FakeNodeOptions = {}) {
     this.logLines = options.logLines ?? 3;
@@ -161,6 +163,7 @@ export class FakeNode implements NodeBackend {
       data: new TextEncoder().encode(`line ${i}\n`),
     });
     for (let i = skip; i < this.logLines; i++) for (const task of tasks) yield message(task, i);
+    if (this.logFailure !== '') throw new AppFailure({ code: 'unavailable', message: this.logFailure });
     if (!options.follow) return;
     this.following++;
     const long = new Uint8Array(65536).fill(120);

@@ -178,6 +178,19 @@ test('logs are framed; tail, timestamps and details', async () => {
   assert.match(message(await ask('GET', '/services/web/logs')), /you must choose at least one stream/);
 });
 
+test('logs that end too early say so in the stream, as an error of the daemon', async () => {
+  node.logFailure = 'warning: incomplete log stream';
+  const { request, response } = open('GET', '/services/web/logs?stdout=1&tail=1');
+  request.end();
+  const chunks: Buffer[] = [];
+  for await (const chunk of await response) chunks.push(chunk as Buffer);
+  node.logFailure = '';
+  const all = Buffer.concat(chunks);
+  const second = 8 + all.readUInt32BE(4);
+  assert.deepEqual([all[0], all[second]], [1, 3]);
+  assert.equal(all.subarray(second + 8).toString(), 'Error grabbing logs: warning: incomplete log stream\n');
+});
+
 test('events stream, and a disconnect ends the subscription', async () => {
   const { request, response } = open('GET', '/events?filters={"type":["network"]}');
   request.end();

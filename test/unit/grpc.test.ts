@@ -1,11 +1,13 @@
 // The node protocol's transport: identities, refusals, streams, with real TLS on loopback.
 
 import assert from 'node:assert/strict';
+import net from 'node:net';
 import tls from 'node:tls';
 import http2 from 'node:http2';
 import { test } from 'node:test';
 import { create } from '@bufbuild/protobuf';
 import { startGrpcServer, type Caller, type GrpcServer, type Outgoing } from '../../src/io/grpc/server.js';
+import type { ConnectionLimits } from '../../src/io/grpc/connections.js';
 import { ManagerClient } from '../../src/io/grpc/client.js';
 import { codeOf } from '../../src/io/grpc/service.js';
 import { checkIssued, createCsr, createRootCa, joinToken, parseJoinToken, signCsr } from '../../src/io/x509/certificates.js';
@@ -23,7 +25,7 @@ async function issue(root: { key: string; certificate: string }, role: 'swarm-ma
   return { key, certificate };
 }
 
-async function start(): Promise<{ server: GrpcServer; root: { key: string; certificate: string }; callers: Caller[] }> {
+async function start(limits: Partial<ConnectionLimits> = {}): Promise<{ server: GrpcServer; root: { key: string; certificate: string }; callers: Caller[] }> {
   const root = await createRootCa(NOW);
   const manager = await issue(root, 'swarm-manager', 'mgr');
   const callers: Caller[] = [];
@@ -32,6 +34,7 @@ async function start(): Promise<{ server: GrpcServer; root: { key: string; certi
     port: 0,
     identity: { ...manager, rootCa: root.certificate },
     onBug: (error) => { throw error; },
+    limits,
     authorize: (path, caller) => {
       callers.push(caller);
       return path.includes('CA/') || caller.identity !== undefined ? ok(undefined) : fail('permission_denied', 'no certificate');
@@ -103,6 +106,119 @@ test('a client that offers no ALPN is served HTTP/2 all the same (trap T1)', asy
   session.destroy();
   await server.close();
 });
+
+/** Connections that say nothing: TCP alone, or TLS without a certificate. */
+async function hold(port: number, kind: 'tcp' | 'tls', count: number): Promise<{ open: () => number; end: () => void }> {
+  const sockets = await Promise.all(Array.from({ length: count }, () => new Promise<net.Socket>((resolve) => {
+    const socket = kind === 'tcp' ? net.connect({ port, host: '127.0.0.1' })
+      : tls.connect({ port, host: '127.0.0.1', rejectUnauthorized: false, ALPNProtocols: ['h2'] });
+    socket.on('error', () => resolve(socket));
+    socket.once(kind === 'tcp' ? 'connect' : 'secureConnect', () => resolve(socket));
+    socket.resume();
+  })));
+  return {
+    open: () => sockets.filter((socket) => !socket.destroyed && !socket.readableEnded).length,
+    end: () => sockets.forEach((socket) => socket.destroy()),
+  };
+}
+
+async function until(what: string, met: () => boolean): Promise<void> {
+  for (const deadline = Date.now() + 5000; !met();) {
+    assert.ok(Date.now() < deadline, `not in time: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+for (const kind of ['tcp', 'tls'] as const) {
+  test(`hundreds of silent ${kind} connections keep neither a worker nor a joining node out`, async () => {
+    const { server, root } = await start({ certified: 50, anonymous: 40 });
+    const address = `127.0.0.1:${server.port}`;
+    const held = await hold(server.port, kind, 300);
+    await until('the quota holds', () => held.open() <= 40);
+    assert.ok(server.counts.anonymousEvicted >= 260, `${server.counts.anonymousEvicted} counted`);
+    const worker = new ManagerClient(address, { rootCa: root.certificate, ...await issue(root, 'swarm-worker', 'w1'), serverName: 'swarm-manager' });
+    await worker.unary(Dispatcher.method.heartbeat, create(HeartbeatRequestSchema), 3000);
+    const joining = new ManagerClient(address, { rootCa: undefined, key: undefined, certificate: undefined, serverName: 'swarm-ca' });
+    await joining.unary(CA.method.getRootCACertificate, create(GetRootCACertificateRequestSchema), 3000);
+    // More of them do not push the worker out either.
+    const more = await hold(server.port, kind, 100);
+    const evicted = server.counts.certifiedEvicted;
+    await worker.unary(Dispatcher.method.heartbeat, create(HeartbeatRequestSchema), 3000);
+    assert.equal(evicted, 0);
+    for (const one of [held, more]) one.end();
+    worker.close();
+    joining.close();
+    await server.close();
+  });
+}
+
+test('a handshake that does not go on ends', async (t) => {
+  const { server } = await start({ handshakeMs: 300 });
+  t.after(() => server.close());
+  const held = await hold(server.port, 'tcp', 3);
+  t.after(held.end);
+  await until('handshakes expire', () => held.open() === 0);
+  assert.equal(server.counts.handshakeExpired, 3);
+});
+
+test('a silent connection ends without a certificate; with one, or while it talks, it stays', async (t) => {
+  const { server, root } = await start({ anonymousIdleMs: 800 });
+  t.after(() => server.close());
+  const certified = tls.connect({
+    port: server.port, host: '127.0.0.1', servername: 'swarm-manager', ca: root.certificate, ...certOf(await issue(root, 'swarm-worker', 'w1')), ALPNProtocols: ['h2'],
+  });
+  t.after(() => certified.destroy());
+  await new Promise((resolve, reject) => certified.once('secureConnect', resolve).once('error', reject));
+  certified.resume();
+  const talking = new ManagerClient(`127.0.0.1:${server.port}`, { rootCa: undefined, key: undefined, certificate: undefined, serverName: 'swarm-ca' });
+  t.after(() => talking.close());
+  const held = await hold(server.port, 'tls', 3);
+  t.after(held.end);
+  for (const deadline = Date.now() + 5000; held.open() > 0;) {
+    assert.ok(Date.now() < deadline, 'the silent ones are still open');
+    await talking.unary(CA.method.getRootCACertificate, create(GetRootCACertificateRequestSchema), 3000);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  assert.equal(server.counts.anonymousExpired, 3, 'the silent ones only');
+  assert.equal(certified.destroyed || certified.readableEnded, false);
+});
+
+test('a connection without a certificate ends after its whole life, however much it says', async (t) => {
+  const { server } = await start({ anonymousLifeMs: 500 });
+  t.after(() => server.close());
+  const talking = new ManagerClient(`127.0.0.1:${server.port}`, { rootCa: undefined, key: undefined, certificate: undefined, serverName: 'swarm-ca' });
+  t.after(() => talking.close());
+  // A call on the connection that ends may fail with it; another one has a new connection.
+  const call = (): Promise<boolean> => talking.unary(CA.method.getRootCACertificate, create(GetRootCACertificateRequestSchema), 3000).then(() => true, () => false);
+  assert.ok(await call());
+  for (const deadline = Date.now() + 5000; server.counts.anonymousExpired === 0;) {
+    assert.ok(Date.now() < deadline, 'the one that talks ends too');
+    await call();
+  }
+  for (const deadline = Date.now() + 5000; !await call();) assert.ok(Date.now() < deadline, 'and comes back');
+});
+
+test('one node cannot take the connections of the others', async () => {
+  const { server, root } = await start({ perNode: 3, certified: 6 });
+  const connect = async (nodeId: string): Promise<tls.TLSSocket> => {
+    const socket = tls.connect({ port: server.port, host: '127.0.0.1', servername: 'swarm-manager', ca: root.certificate, ...certOf(await issue(root, 'swarm-worker', nodeId)) });
+    socket.on('error', () => undefined).resume();
+    await new Promise((resolve) => socket.once('secureConnect', resolve));
+    return socket;
+  };
+  const other = await connect('w2');
+  const many: tls.TLSSocket[] = [];
+  for (let i = 0; i < 8; i++) many.push(await connect('w1'));
+  await until('the oldest are closed', () => many.filter((socket) => !socket.destroyed).length === 3);
+  assert.ok(many.slice(-3).every((socket) => !socket.destroyed) && !other.destroyed);
+  assert.equal(server.counts.certifiedEvicted, 5);
+  for (const socket of [...many, other]) socket.destroy();
+  await server.close();
+});
+
+function certOf(from: { key: string; certificate: string }): { key: string; cert: string } {
+  return { key: from.key, cert: from.certificate };
+}
 
 test('join tokens: digest over the exact bytes of the root, 50 and 25 base36 characters', async () => {
   const root = await createRootCa(NOW);

@@ -83,7 +83,7 @@ export function nodeToJson(node: Node): JsonObject {
     Description: descriptionToJson(node.description),
     Status: compact({
       State: wordOf(NODE_STATE, status?.state ?? NodeStatus_State.UNKNOWN, 'unknown'),
-      Message: nonEmpty(status?.message ?? ''),
+      Message: nonEmpty([status?.message ?? '', node.dataPath?.problem ?? ''].filter((text) => text !== '').join('; ')),
       Addr: nonEmpty(status?.addr ?? ''),
     }),
     ManagerStatus: managerStatus === undefined ? undefined : compact({

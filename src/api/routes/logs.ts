@@ -4,7 +4,7 @@
 import { create } from '@bufbuild/protobuf';
 import { TimestampSchema, type Timestamp } from '@bufbuild/protobuf/wkt';
 import { find } from '../../core/control/lookup.js';
-import { unwrap } from '../../lib/result.js';
+import { AppFailure, unwrap } from '../../lib/result.js';
 import {
   LogSelectorSchema, LogStream, LogSubscriptionOptionsSchema,
   type LogMessage, type LogSelector, type Service, type TaskSpec,
@@ -82,9 +82,16 @@ async function swarmLogs(call: Call, selector: LogSelector, tty: boolean): Promi
   });
   const messages = call.manager().logs(selector, options, call.signal);
   call.startStream(tty ? RAW : MULTIPLEXED);
-  for await (const message of untilAborted(messages, call.signal)) {
-    const line = lineOf(message, query);
-    await call.write(tty ? line : frame(message.stream === LogStream.STDERR ? 2 : 1, line));
+  try {
+    for await (const message of untilAborted(messages, call.signal)) {
+      const line = lineOf(message, query);
+      await call.write(tty ? line : frame(message.stream === LogStream.STDERR ? 2 : 1, line));
+    }
+  } catch (error) {
+    if (!(error instanceof AppFailure) || call.signal.aborted) throw error;
+    // The answer has begun: Docker tells what went wrong in its stream, where the client makes an error of it.
+    const line = Buffer.from(`Error grabbing logs: ${error.message}\n`);
+    await call.write(tty ? line : frame(3, line));
   }
   call.end();
 }
@@ -115,7 +122,8 @@ function attributesOf(message: LogMessage): string {
     .map(([key, value]) => `${encodeURIComponent(key)}=${encodeURIComponent(value)}`).join(',');
 }
 
-function frame(stream: 1 | 2, line: Buffer): Buffer {
+/** 1 and 2 are the task's outputs, 3 is the daemon's own word. */
+function frame(stream: 1 | 2 | 3, line: Buffer): Buffer {
   const header = Buffer.alloc(8);
   header[0] = stream;
   header.writeUInt32BE(line.length, 4);

@@ -6,16 +6,20 @@ import { clone, create } from '@bufbuild/protobuf';
 import { timestampFromMs, timestampMs } from '../../lib/time.js';
 import { compareText, pairValue, toPairs, toRecord } from '../../model/pairs.js';
 import {
-  DriverSchema, EndpointSchema, EndpointSpecSchema, Endpoint_VirtualIPSchema, IPAMConfigSchema, IPAMConfig_AddressFamily,
-  IPAMOptionsSchema, NetworkAttachmentSchema, NetworkSchema, NodeSchema, ServiceSchema, TaskSchema, TaskState, equalsEndpoint,
+  DataPathSchema, DriverSchema, EndpointSchema, EndpointSpecSchema, Endpoint_VirtualIPSchema, IPAMConfigSchema,
+  IPAMConfig_AddressFamily, IPAMOptionsSchema, NetworkAttachmentSchema, NetworkSchema, NodeSchema, ServiceSchema, TaskSchema, TaskState,
+  equalsEndpoint,
 } from './wire.js';
-import type { IPAMConfig, Network, Node, PortConfig, Service, StoreAction, Task } from '../../model/proto/swarmkit_pb.js';
+import type {
+  IPAMConfig, Network, NetworkAttachment, Node, PortConfig, Service, StoreAction, Task,
+} from '../../model/proto/swarmkit_pb.js';
 import { VNI_OPTION, attachmentConfigs, isIngress, isPredefined, prefixesOf, vniOf } from '../../model/network.js';
 import { desiredOf, hostPorts, ingressPorts, stateOf, usesVip } from '../../model/task.js';
 import { formatPrefix, overlaps, parsePrefix, type Prefix } from '../../lib/cidr.js';
 import { updateAction } from '../store/actions.js';
 import { released, type Acknowledgements } from '../store/soft.js';
 import type { ReadTx } from '../store/view.js';
+import { decideDataPaths, type DataPathDecision } from './datapath.js';
 import { freeAddress, freeSubnet, numberOf, withBits } from './pool.js';
 
 const VNI_FIRST = 4096;
@@ -53,7 +57,8 @@ export function allocate(input: AllocatorInput): readonly StoreAction[] {
   };
   for (const network of byAge(view.list('network'))) allocateNetwork(pass, network);
   collectUsed(pass);
-  for (const node of view.list('node')) allocateNode(pass, node);
+  const paths = decideDataPaths(view.list('node'));
+  for (const node of view.list('node')) allocateNode(pass, node, paths.get(node.id) as DataPathDecision);
   for (const service of byAge(view.list('service'))) allocateService(pass, service);
   for (const task of byAge(view.list('task'))) {
     if (pass.actions.length >= ALLOCATIONS_MAX) break;
@@ -178,17 +183,25 @@ function giveBack(pass: Pass, network: Network | undefined, cidr: string): void 
   if (network !== undefined && address !== undefined) pass.used.get(network.id)?.delete(address);
 }
 
-/** Every node has its own address on the ingress network: the source of rewritten local clients. */
-function allocateNode(pass: Pass, node: Node): void {
-  const ingress = [...pass.networks.values()].find(isIngress);
-  if (ingress === undefined || ingress.driverState === undefined) return;
-  if (node.attachments.some((attachment) => attachment.network?.id === ingress.id)) return;
+function allocateNode(pass: Pass, node: Node, path: DataPathDecision): void {
   if (pass.actions.length >= ALLOCATIONS_MAX) return;
-  const address = takeAddress(pass, ingress);
-  if (address === undefined) return;
+  const decided = (node.dataPath?.addr ?? '') !== path.addr || (node.dataPath?.problem ?? '') !== path.problem;
+  const attachment = ingressAttachment(pass, node);
+  if (!decided && attachment === undefined) return;
   const next = clone(NodeSchema, node);
-  next.attachments.push(create(NetworkAttachmentSchema, { network: ingress, addresses: [address] }));
+  if (path.addr === '' && path.problem === '') delete next.dataPath;
+  else next.dataPath = create(DataPathSchema, path);
+  if (attachment !== undefined) next.attachments.push(attachment);
   pass.actions.push(updateAction('node', next));
+}
+
+/** Every node has its own address on the ingress network: the source of rewritten local clients. */
+function ingressAttachment(pass: Pass, node: Node): NetworkAttachment | undefined {
+  const ingress = [...pass.networks.values()].find(isIngress);
+  if (ingress === undefined || ingress.driverState === undefined) return undefined;
+  if (node.attachments.some((attachment) => attachment.network?.id === ingress.id)) return undefined;
+  const address = takeAddress(pass, ingress);
+  return address === undefined ? undefined : create(NetworkAttachmentSchema, { network: ingress, addresses: [address] });
 }
 
 function allocateService(pass: Pass, service: Service): void {

@@ -4,7 +4,7 @@ import { equals } from '@bufbuild/protobuf';
 import { EndpointSchema, type Endpoint } from '../../model/proto/swarmkit_pb.js';
 
 export {
-  DriverSchema, EndpointSchema, EndpointSpecSchema, Endpoint_VirtualIPSchema, IPAMConfigSchema, IPAMConfig_AddressFamily,
+  DataPathSchema, DriverSchema, EndpointSchema, EndpointSpecSchema, Endpoint_VirtualIPSchema, IPAMConfigSchema, IPAMConfig_AddressFamily,
   IPAMOptionsSchema, NetworkAttachmentSchema, NetworkSchema, NodeSchema, ServiceSchema, TaskSchema, TaskState,
 } from '../../model/proto/swarmkit_pb.js';
 

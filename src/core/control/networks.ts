@@ -11,6 +11,7 @@ import { pairValue } from '../../model/pairs.js';
 import { createAction, removeAction } from '../store/actions.js';
 import type { ReadTx } from '../store/view.js';
 import { change, rpcFail, type Change, type ChangeContext } from './context.js';
+import { checkNetworkSize } from './limits.js';
 import { find } from './lookup.js';
 import { networkTargets, usesIngress } from './service-checks.js';
 import { addressText, containsAddress, containsRange, overlaps, parseSubnet, type AddressRange } from './subnet.js';
@@ -30,6 +31,7 @@ export function createNetwork(view: ReadTx, spec: NetworkSpec, context: ChangeCo
     () => checkDriver(spec.driverConfig),
     () => checkKind(view, spec),
     () => checkIpam(spec.ipam),
+    () => checkNetworkSize(spec),
   );
   if (refusal !== undefined) return refusal;
   if (view.byName('network', name) !== undefined) {

@@ -1,17 +1,20 @@
 // Nodes: update of labels, availability and role, and removal. Removing a node bars its certificate and orphans its
-// tasks, in the same command.
+// tasks, in the same command; those that do not fit into it are left to the orchestrator.
 
 import { clone, create } from '@bufbuild/protobuf';
 import { durationMs, timestampFromMs, timestampMs } from '../../lib/time.js';
 import type { Result } from '../../lib/result.js';
 import {
   BlacklistedCertificateEntrySchema, BlacklistedCertificateSchema, ClusterSchema, NodeRole, NodeSchema,
-  NodeStatus_State, TaskSchema, TaskState, TaskStatusSchema, type NodeSpec, type StoreAction,
+  NodeStatus_State, TaskState, type NodeSpec, type StoreAction,
 } from '../../model/proto/swarmkit_pb.js';
 import { compareText } from '../../model/pairs.js';
+import { orphaned, stateOf } from '../../model/task.js';
 import { removeAction, updateAction } from '../store/actions.js';
+import { inBatches } from '../store/batches.js';
 import type { ReadTx } from '../store/view.js';
 import { change, outOfSequence, rpcFail, type Change, type ChangeContext } from './context.js';
+import { checkNodeSize } from './limits.js';
 import { find } from './lookup.js';
 
 const DEFAULT_CERT_EXPIRY_MS = 2160 * 3600 * 1000;
@@ -26,6 +29,8 @@ export function updateNode(view: ReadTx, request: NodeUpdate): Result<Change<voi
   const found = find(view, 'node', request.id);
   if (!found.ok) return found;
   const current = found.value;
+  const refusal = checkNodeSize(request.spec);
+  if (refusal !== undefined) return refusal;
   const oldRole = current.spec?.desiredRole ?? NodeRole.WORKER;
   const newRole = request.spec.desiredRole;
   if (oldRole === NodeRole.MANAGER && newRole === NodeRole.WORKER) {
@@ -63,7 +68,8 @@ export function removeNode(
   const barred = barCertificate(view, node.id, context.nowMs);
   if (barred !== undefined) actions.push(barred);
   actions.push(...orphanTasks(view, node.id, context.nowMs));
-  return change(actions, undefined);
+  // The removal and the bar come first and are small: they are never apart.
+  return change(inBatches(actions).batches[0] ?? [], undefined);
 }
 
 /** The removed node's certificate stays refused until no certificate of it can be valid any more. */
@@ -83,14 +89,6 @@ function barCertificate(view: ReadTx, nodeId: string, nowMs: number): StoreActio
 }
 
 function orphanTasks(view: ReadTx, nodeId: string, nowMs: number): StoreAction[] {
-  return view.tasksOfNode(nodeId)
-    .filter((task) => (task.status?.state ?? TaskState.NEW) <= TaskState.RUNNING)
-    .map((task) => {
-      const next = clone(TaskSchema, task);
-      next.status = create(TaskStatusSchema, {
-        timestamp: timestampFromMs(nowMs), state: TaskState.ORPHANED,
-        message: 'Task belonged to a node that has been deleted',
-      });
-      return updateAction('task', next);
-    });
+  return view.tasksOfNode(nodeId).filter((task) => stateOf(task) <= TaskState.RUNNING)
+    .map((task) => updateAction('task', orphaned(task, nowMs)));
 }

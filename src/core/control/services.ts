@@ -15,6 +15,7 @@ import type { ReadTx } from '../store/view.js';
 import { change, outOfSequence, rpcFail, type Change, type ChangeContext } from './context.js';
 import { isPredefined } from '../../model/network.js';
 import { find } from './lookup.js';
+import { checkCapacity, checkServiceSize } from './limits.js';
 import { checkServiceContext, checkServiceSpec, isJob } from './service-checks.js';
 import type { Failed } from './validate.js';
 import { fail } from '../../lib/result.js';
@@ -75,12 +76,12 @@ function checkImage(view: ReadTx, spec: ServiceSpec, before: ServiceSpec | undef
 }
 
 export function createService(view: ReadTx, request: ServiceSpec, context: ChangeContext): Result<Change<string>> {
-  const refusal = checkServiceSpec(request) ?? checkMode(request);
+  const refusal = checkServiceSize(request) ?? checkServiceSpec(request) ?? checkMode(request);
   if (refusal !== undefined) return refusal;
   const resolved = resolveNetworks(view, request);
   if (!resolved.ok) return resolved;
   const { spec } = resolved;
-  const conflict = checkServiceContext(view, spec, undefined) ?? checkImage(view, spec, undefined);
+  const conflict = checkServiceContext(view, spec, undefined) ?? checkCapacity(view, spec, undefined) ?? checkImage(view, spec, undefined);
   if (conflict !== undefined) return conflict;
   const name = spec.annotations?.name ?? '';
   if (view.byName('service', name) !== undefined) {
@@ -97,14 +98,14 @@ export function updateService(view: ReadTx, request: ServiceUpdate, context: Cha
   const resolved = resolveNetworks(view, request.spec);
   if (!resolved.ok) return resolved;
   const { spec } = resolved;
-  const refusal = checkServiceSpec(spec);
+  const refusal = checkServiceSize(spec) ?? checkServiceSpec(spec);
   if (refusal !== undefined) return refusal;
   if (current.spec?.mode.case !== spec.mode.case) return rpcFail('unknown', 'service mode change is not allowed');
   if (current.spec?.annotations?.name !== spec.annotations?.name) {
     return rpcFail('unknown', 'renaming services is not supported');
   }
   const conflict = checkServiceContext(view, spec, current.id)
-    ?? (request.rollback ? undefined : checkImage(view, spec, current.spec));
+    ?? (request.rollback ? undefined : checkCapacity(view, spec, current.id) ?? checkImage(view, spec, current.spec));
   if (conflict !== undefined) return conflict;
   if (current.meta?.version?.index !== request.version) return outOfSequence();
   const next = clone(ServiceSchema, current);
@@ -124,7 +125,7 @@ function rollBack(view: ReadTx, current: Service, next: Service, context: Change
   if (previousSpec === undefined) {
     return rpcFail('failed_precondition', `service ${current.id} does not have a previous spec`);
   }
-  const conflict = checkServiceContext(view, previousSpec, current.id);
+  const conflict = checkServiceContext(view, previousSpec, current.id) ?? checkCapacity(view, previousSpec, current.id);
   if (conflict !== undefined) return conflict;
   next.spec = clone(ServiceSpecSchema, previousSpec);
   // The old number again, as SwarmKit does: tasks left over from that spec count as up to date.

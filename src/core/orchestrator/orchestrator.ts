@@ -4,13 +4,14 @@
 import { Change, type Input, type Outcome } from './change.js';
 import { reconcileDrains } from './drain.js';
 import { reconcileGlobal } from './global.js';
-import { reconcileReaper } from './reaper.js';
+import { reconcileOrphans, reconcileReaper } from './reaper.js';
 import { reconcileReplicated } from './replicated.js';
 import { reconcileStarts } from './restart.js';
 import { reconcileUpdate } from './update.js';
 
 export function orchestrate(input: Input): Outcome {
   const change = new Change();
+  reconcileOrphans(input, change);
   reconcileDrains(input, change);
   for (const service of input.view.list('service')) {
     if (change.full) break;

@@ -34,19 +34,37 @@ function addSlots(input: Input, change: Change, service: Service, places: Map<st
   }
 }
 
+/** The places of one node, by slot; those that do not run yet go first. */
+interface Pile {
+  readonly up: Place[];
+  readonly notUp: Place[];
+}
+
 function removeSlots(input: Input, change: Change, occupied: Place[], wanted: number): Place[] {
-  const perNode = new Map<string, number>();
-  const count = (place: Place): number => perNode.get(nodeOf(place)) ?? 0;
-  for (const place of occupied) perNode.set(nodeOf(place), count(place) + 1);
-  const left = [...occupied];
-  while (left.length > wanted && !change.full) {
-    // Runnable first in favour, then the emptier node, then the lower slot: the last one goes.
-    left.sort((a, b) => Number(isUp(b)) - Number(isUp(a)) || count(a) - count(b) || Number(a.slot - b.slot));
-    const victim = left.pop() as Place;
-    perNode.set(nodeOf(victim), count(victim) - 1);
+  const piles = new Map<string, Pile>();
+  for (const place of [...occupied].sort((a, b) => Number(a.slot - b.slot))) {
+    const pile = piles.get(nodeOf(place)) ?? { up: [], notUp: [] };
+    piles.set(nodeOf(place), pile);
+    (isUp(place) ? pile.up : pile.notUp).push(place);
+  }
+  const removed = new Set<Place>();
+  while (occupied.length - removed.size > wanted && !change.full) {
+    const victim = takeVictim([...piles.values()]);
+    removed.add(victim);
     for (const task of victim.tasks) stopTask(input, change, task, TaskState.REMOVE);
   }
-  return left;
+  return occupied.filter((place) => !removed.has(place));
+}
+
+/** Runnable first in favour, then the emptier node, then the lower slot: the last one goes. */
+function takeVictim(piles: readonly Pile[]): Place {
+  const notUp = piles.some((pile) => pile.notUp.length > 0);
+  const from = (pile: Pile): Place[] => (notUp ? pile.notUp : pile.up);
+  const count = (pile: Pile): number => pile.up.length + pile.notUp.length;
+  const slot = (pile: Pile): number => Number(from(pile).at(-1)?.slot ?? 0n);
+  const fullest = piles.filter((pile) => from(pile).length > 0)
+    .reduce((a, b) => (count(b) - count(a) || slot(b) - slot(a)) > 0 ? b : a);
+  return from(fullest).pop() as Place;
 }
 
 function nodeOf(place: Place): string {

@@ -4,6 +4,7 @@
 import { clone } from '@bufbuild/protobuf';
 import { timestampFromMs, timestampMs } from '../../lib/time.js';
 import { meetsConstraints } from '../../model/constraint.js';
+import { vtepOf } from '../../model/network.js';
 import { compareText, pairValue } from '../../model/pairs.js';
 import {
   NodeSpec_Availability, NodeStatus_State, TaskSchema, TaskState, type Node, type PortConfig, type StoreAction, type Task,
@@ -93,6 +94,12 @@ const FILTERS: readonly Filter[] = [
     explain: (n) => `no Skein network on ${plural(n)}`,
     enabled: (task) => task.networks.length > 0,
     check: (_task, { node }, { soft }) => soft.acked.has(node.id),
+  },
+  {
+    // Not SwarmKit's: nothing could be sent to the task there; the node's status says why.
+    explain: (n) => `no data-path address on ${plural(n)}`,
+    enabled: (task) => task.networks.length > 0,
+    check: (_task, { node }) => vtepOf(node) !== '',
   },
 ];
 

@@ -1,8 +1,11 @@
 // Builders of StoreAction: the only way core code asks for a change.
 
 import { create } from '@bufbuild/protobuf';
-import { StoreActionKind, StoreActionSchema, type StoreAction } from '../../model/proto/swarmkit_pb.js';
-import type { Kind, ObjectTypes } from './view.js';
+import {
+  ClusterSchema, ConfigSchema, NetworkSchema, NodeSchema, SecretSchema, ServiceSchema, StoreActionKind, StoreActionSchema, TaskSchema,
+  type Meta, type StoreAction,
+} from '../../model/proto/swarmkit_pb.js';
+import type { Kind, ObjectTypes, StoreObject } from './view.js';
 
 function action<K extends Kind>(kind: StoreActionKind, name: K, object: ObjectTypes[K]): StoreAction {
   return create(StoreActionSchema, { action: kind, target: { case: name, value: object } as StoreAction['target'] });
@@ -17,6 +20,20 @@ export function updateAction<K extends Kind>(kind: K, object: ObjectTypes[K]): S
   return action(StoreActionKind.UPDATE, kind, object);
 }
 
+/** Names the object and the version it was read with: what apply looks at. The rest would only fill the command. */
 export function removeAction<K extends Kind>(kind: K, object: ObjectTypes[K]): StoreAction {
-  return action(StoreActionKind.REMOVE, kind, object);
+  return action(StoreActionKind.REMOVE, kind, bare(kind, object) as ObjectTypes[K]);
+}
+
+function bare(kind: Kind, { id, meta }: { id: string; meta?: Meta | undefined }): StoreObject {
+  const init = { id, ...(meta === undefined ? {} : { meta }) };
+  switch (kind) {
+    case 'node': return create(NodeSchema, init);
+    case 'service': return create(ServiceSchema, init);
+    case 'task': return create(TaskSchema, init);
+    case 'network': return create(NetworkSchema, init);
+    case 'cluster': return create(ClusterSchema, init);
+    case 'secret': return create(SecretSchema, init);
+    case 'config': return create(ConfigSchema, init);
+  }
 }

@@ -6,14 +6,13 @@ import { assert } from '../../lib/assert.js';
 import { fail, type Result } from '../../lib/result.js';
 import { Signal } from '../../lib/signal.js';
 import { RaftNode } from '../../core/raft/raft.js';
+import { COMMAND_BYTES_MAX } from '../../core/store/batches.js';
 import type { Applied } from '../../core/store/store.js';
 import { Store } from '../../core/store/store.js';
 import type { StoreEvent } from '../../core/store/view.js';
 import { RaftLog } from '../../io/raftlog/raftlog.js';
 import { CommandSchema, SnapshotFileSchema, StoreStateSchema, type Command } from '../../model/proto/skein_pb.js';
 
-/** SwarmKit's bound on one transaction. */
-const COMMAND_BYTES_MAX = 1.5 * 1024 * 1024;
 /** Proposals waiting for their commit; more are refused at once. */
 const WAITING_MAX = 10_000;
 const SNAPSHOT_INTERVAL_DEFAULT = 10_000n;
@@ -23,6 +22,8 @@ export type EventListener = (events: readonly StoreEvent[], nowMs: number) => vo
 export class Consensus {
   readonly store: Store;
   readonly raftId: bigint;
+  /** Of an unfinished last write, cut off when the log was opened: nobody was told that it had been done. */
+  readonly tornBytes: number;
   private readonly raft: RaftNode;
   private readonly log: RaftLog;
   private readonly wake = new Signal();
@@ -32,7 +33,8 @@ export class Consensus {
   private stopped = false;
   private loop: Promise<void> | undefined;
 
-  private constructor(raft: RaftNode, log: RaftLog, store: Store, snapshotIndex: bigint) {
+  private constructor(raft: RaftNode, log: RaftLog, store: Store, snapshotIndex: bigint, tornBytes: number) {
+    this.tornBytes = tornBytes;
     this.raft = raft;
     this.raftId = raft.id;
     this.log = log;
@@ -54,7 +56,7 @@ export class Consensus {
       snapshotTerm: loaded.snapshot?.term ?? 0n,
       entries: loaded.entries,
     });
-    return new Consensus(raft, log, store, loaded.snapshot?.index ?? 0n);
+    return new Consensus(raft, log, store, loaded.snapshot?.index ?? 0n, loaded.tornBytes);
   }
 
   /** Runs until close(); rejects when the disk fails. Resolves `ready` after everything on disk was applied. */

@@ -18,7 +18,7 @@ import {
 } from '../../model/proto/swarmkit_pb.js';
 import { removedText } from './authorize.js';
 import type { Manager } from './manager.js';
-import { nodeReady, taskStatuses } from './nodes.js';
+import { checkDescription, nodeReady, taskStatuses } from './nodes.js';
 
 const CHANGES_PER_MESSAGE = 100;
 /** Changes within this time travel together. Shorter than SwarmKit's 100 ms: it is on the path of every task. */
@@ -46,10 +46,10 @@ export function dispatcherHandlers(manager: Manager): Record<string, Handler> {
     updateTaskStatus: async (request: UpdateTaskStatusRequest, caller: Caller) => {
       const nodeId = nodeIdOf(caller);
       check(manager.sessions.check(nodeId, request.sessionId));
-      unwrap(await manager.commit((view, { nowMs }) => {
+      unwrap(await manager.commitParts('task statuses', (view, { nowMs }) => {
         const { actions, foreign } = taskStatuses(view, nodeId, request.updates, nowMs);
         if (foreign) refuse('permission_denied', 'cannot update a task not assigned this node');
-        return ok({ actions, value: undefined });
+        return actions;
       }));
       return create(UpdateTaskStatusResponseSchema);
     },
@@ -95,6 +95,7 @@ export async function follow(
 async function session(manager: Manager, request: SessionRequest, caller: Caller, out: Outgoing<SessionMessage>): Promise<void> {
   const nodeId = nodeIdOf(caller);
   if (manager.view().get('node', nodeId) === undefined) refuse('not_found', 'node not found');
+  unwrap(checkDescription(request.description));
   const registered = manager.sessions.register(nodeId, request.sessionId, newId(randomBytes), Date.now(), manager.periodMs());
   if (!registered.ok) refuse('unavailable', 'node attempted registration too many times');
   const { sessionId } = registered;
@@ -115,6 +116,7 @@ async function session(manager: Manager, request: SessionRequest, caller: Caller
     });
     // A node's own status changes are no news to it.
     const key = JSON.stringify([message.managers.map((m) => m.peer?.addr), node.spec, node.attachments.length, node.certificate?.status?.state, node.role,
+      node.dataPath?.problem,
       cluster?.networkBootstrapKeys.length, Buffer.from(message.RootCA).toString('base64')], (_k, v) => (typeof v === 'bigint' ? v.toString() : v));
     if (key !== sent) {
       sent = key;

@@ -1,6 +1,7 @@
 // LogBroker: brings log lines from the nodes to whoever reads them. A subscription goes to every node that has a
 // matching task; it ends when they all published their last line, or, with follow, when the reader goes away. A node
-// that does not answer is given a deadline and then left out: one dead node never hangs a reader.
+// that does not answer is given a deadline and then left out: one dead node never hangs a reader, but the reader is told
+// (SwarmKit's words). A node whose session broke is asked again when it has a new one.
 
 import { create } from '@bufbuild/protobuf';
 import { newId } from '../../lib/ids.js';
@@ -8,66 +9,46 @@ import { randomBytes } from 'node:crypto';
 import { AppFailure } from '../../lib/result.js';
 import type { ReadTx } from '../../core/store/view.js';
 import {
-  SubscriptionMessageSchema, TaskState, type LogMessage, type LogSelector, type LogSubscriptionOptions, type SubscriptionMessage, type Task,
+  LogContextSchema, NodeStatus_State, SubscriptionMessageSchema, TaskState,
+  type LogContext, type LogMessage, type LogSelector, type LogSubscriptionOptions, type SubscriptionMessage,
 } from '../../model/proto/swarmkit_pb.js';
 import { stateOf } from '../../model/task.js';
+import { LogSubscription, WAITS, type Publisher, type Waits } from './logsubscription.js';
 
 const SUBSCRIPTIONS_MAX = 256;
-/** Lines held for a slow reader; publishers wait beyond it. */
-const BUFFER_MAX = 4096;
-const FIRST_ANSWER_MS = 5000;
-
-interface Subscription {
-  readonly message: SubscriptionMessage;
-  readonly pending: Set<string>;
-  readonly buffer: LogMessage[];
-  wakeReader: (() => void) | undefined;
-  wakePublishers: (() => void)[];
-  closed: boolean;
-}
+const INCOMPLETE = 'rpc error: code = Unknown desc = warning: incomplete log stream. some logs could not be retrieved for the '
+  + 'following reasons: ';
 
 type NodeListener = (message: SubscriptionMessage) => void;
 
 export class LogBroker {
-  private readonly subscriptions = new Map<string, Subscription>();
+  private readonly subscriptions = new Map<string, LogSubscription>();
   private readonly nodes = new Map<string, NodeListener>();
   private readonly view: () => ReadTx;
+  private readonly waits: Waits;
 
-  constructor(view: () => ReadTx) {
+  constructor(view: () => ReadTx, waits: Waits = WAITS) {
     this.view = view;
+    this.waits = waits;
   }
 
-  /** A node listens; running subscriptions that concern it are told at once. Returns the function that ends it. */
+  /** A node listens; running subscriptions that it owes lines to are told at once. Returns the function that ends it. */
   listen(nodeId: string, listener: NodeListener): () => void {
     this.nodes.set(nodeId, listener);
     for (const subscription of this.subscriptions.values()) {
-      if (subscription.message.options?.follow === true) listener(subscription.message);
+      const message = subscription.ask(nodeId, undefined);
+      if (message !== undefined) listener(message);
     }
     return () => {
       if (this.nodes.get(nodeId) !== listener) return;
       this.nodes.delete(nodeId);
-      for (const subscription of this.subscriptions.values()) this.done(subscription, nodeId);
+      for (const subscription of this.subscriptions.values()) subscription.away(nodeId);
     };
   }
 
-  has(subscriptionId: string): boolean {
-    return this.subscriptions.has(subscriptionId);
-  }
-
-  /** Lines from a node; waits while the reader is behind. */
-  async publish(subscriptionId: string, messages: readonly LogMessage[]): Promise<void> {
-    const subscription = this.subscriptions.get(subscriptionId);
-    if (subscription === undefined) return;
-    while (subscription.buffer.length >= BUFFER_MAX && !subscription.closed) {
-      await new Promise<void>((resolve) => subscription.wakePublishers.push(resolve));
-    }
-    subscription.buffer.push(...messages);
-    subscription.wakeReader?.();
-  }
-
-  finished(subscriptionId: string, nodeId: string): void {
-    const subscription = this.subscriptions.get(subscriptionId);
-    if (subscription !== undefined) this.done(subscription, nodeId);
+  /** Where a node's lines for a subscription go; undefined when there is none of that id. */
+  publisher(subscriptionId: string, nodeId: string): Publisher | undefined {
+    return this.subscriptions.get(subscriptionId)?.publisher(nodeId);
   }
 
   async *subscribe(selector: LogSelector, options: LogSubscriptionOptions, signal: AbortSignal): AsyncIterable<LogMessage> {
@@ -75,65 +56,65 @@ export class LogBroker {
       throw new AppFailure({ code: 'resource_exhausted', message: 'too many log readers: try again later' });
     }
     const message = create(SubscriptionMessageSchema, { id: newId(randomBytes), selector, options, close: false });
-    const concerned = nodesOf(this.view(), selector).filter((nodeId) => this.nodes.has(nodeId));
-    const subscription: Subscription = {
-      message, pending: new Set(concerned), buffer: [], wakeReader: undefined, wakePublishers: [], closed: false,
-    };
+    const subscription = new LogSubscription(message, Date.now(), this.waits);
     this.subscriptions.set(message.id, subscription);
-    const tell = options.follow ? [...this.nodes.keys()] : concerned;
-    for (const nodeId of tell) this.nodes.get(nodeId)?.(message);
-    const wake = (): void => subscription.wakeReader?.();
+    this.askAll(subscription, selector);
+    const wake = (): void => subscription.wake();
     signal.addEventListener('abort', wake);
-    let deadline = Date.now() + FIRST_ANSWER_MS;
     try {
-      while (!signal.aborted) {
-        const batch = subscription.buffer.splice(0);
-        for (const resume of subscription.wakePublishers.splice(0)) resume();
-        if (batch.length > 0) deadline = Date.now() + FIRST_ANSWER_MS;
-        yield* batch;
-        if (subscription.buffer.length > 0 || signal.aborted) continue;
-        if (!options.follow && (subscription.pending.size === 0 || Date.now() >= deadline)) return;
-        await waitForLines(subscription, options.follow ? undefined : deadline - Date.now());
-      }
+      yield* options.follow ? followed(subscription, signal) : untilComplete(subscription, signal);
     } finally {
-      subscription.closed = true;
       signal.removeEventListener('abort', wake);
       this.subscriptions.delete(message.id);
-      for (const resume of subscription.wakePublishers.splice(0)) resume();
+      subscription.close();
       const close = create(SubscriptionMessageSchema, { id: message.id, close: true });
-      for (const nodeId of tell) this.nodes.get(nodeId)?.(close);
+      for (const listener of this.nodes.values()) listener(close);
     }
   }
 
-  private done(subscription: Subscription, nodeId: string): void {
-    subscription.pending.delete(nodeId);
-    subscription.wakeReader?.();
+  private askAll(subscription: LogSubscription, selector: LogSelector): void {
+    const concerned = contextsOf(this.view(), selector);
+    for (const [nodeId, context] of concerned) {
+      if (this.nodes.has(nodeId)) continue;
+      // It may be between two sessions, unless it is known to be gone.
+      const state = this.view().get('node', nodeId)?.status?.state;
+      const mayCome = state === NodeStatus_State.READY || state === NodeStatus_State.UNKNOWN;
+      subscription.expect(nodeId, context, Date.now(), mayCome ? this.waits.resumeMs : 0);
+    }
+    for (const [nodeId, listener] of this.nodes) {
+      const message = subscription.ask(nodeId, concerned.get(nodeId));
+      if (message !== undefined) listener(message);
+    }
   }
 }
 
-function waitForLines(subscription: Subscription, timeoutMs: number | undefined): Promise<void> {
-  return new Promise((resolve) => {
-    const timer = timeoutMs === undefined ? undefined : setTimeout(finish, Math.max(timeoutMs, 1));
-    function finish(): void {
-      clearTimeout(timer);
-      subscription.wakeReader = undefined;
-      resolve();
-    }
-    subscription.wakeReader = finish;
-  });
+async function* followed(subscription: LogSubscription, signal: AbortSignal): AsyncIterable<LogMessage> {
+  while (!signal.aborted) {
+    subscription.expire(Date.now());
+    yield* subscription.take();
+    if (subscription.buffer.length === 0 && !signal.aborted) await subscription.wait(subscription.nextMs() - Date.now());
+  }
 }
 
-export function selects(selector: LogSelector, task: Task): boolean {
-  return selector.taskIds.includes(task.id) || selector.serviceIds.includes(task.serviceId) || selector.nodeIds.includes(task.nodeId);
+async function* untilComplete(subscription: LogSubscription, signal: AbortSignal): AsyncIterable<LogMessage> {
+  while (!signal.aborted) {
+    subscription.expire(Date.now());
+    yield* subscription.take();
+    if (subscription.buffer.length > 0 || signal.aborted) continue;
+    if (!subscription.pending) break;
+    await subscription.wait(subscription.nextMs() - Date.now());
+  }
+  if (subscription.errors.length > 0 && !signal.aborted) {
+    throw new AppFailure({ code: 'unavailable', message: INCOMPLETE + subscription.errors.join(', ') });
+  }
 }
 
-function nodesOf(view: ReadTx, selector: LogSelector): string[] {
-  const nodes = new Set<string>();
+/** Nodes with tasks that may have logs, each with one of these tasks. */
+function contextsOf(view: ReadTx, selector: LogSelector): Map<string, LogContext> {
   const tasks = [
     ...selector.taskIds.flatMap((id) => view.get('task', id) ?? []),
     ...selector.serviceIds.flatMap((id) => view.tasksOfService(id)),
     ...selector.nodeIds.flatMap((id) => view.tasksOfNode(id)),
-  ];
-  for (const task of tasks) if (task.nodeId !== '' && stateOf(task) >= TaskState.ASSIGNED) nodes.add(task.nodeId);
-  return [...nodes].sort();
+  ].filter((task) => task.nodeId !== '' && stateOf(task) >= TaskState.ASSIGNED);
+  return new Map(tasks.map(({ id, serviceId, nodeId }) => [nodeId, create(LogContextSchema, { serviceId, nodeId, taskId: id })]));
 }

@@ -6,6 +6,7 @@ import { create } from '@bufbuild/protobuf';
 import {
   PublishLogsResponseSchema, type ListenSubscriptionsRequest, type PublishLogsMessage, type SubscriptionMessage,
 } from '../../model/proto/swarmkit_pb.js';
+import type { Publisher } from './logsubscription.js';
 import type { Manager } from './manager.js';
 
 /** Subscriptions not yet taken by a node; a node that is this far behind is cut off and comes back. */
@@ -43,22 +44,31 @@ export function logBrokerHandlers(manager: Manager): Record<string, Handler> {
     },
     publishLogs: async (requests: AsyncIterable<PublishLogsMessage>, caller: Caller) => {
       const nodeId = caller.identity?.nodeId ?? '';
-      let subscriptionId: string | undefined;
-      for await (const message of requests) {
-        if (message.subscriptionId === '') throw new AppFailure({ code: 'invalid_argument', message: 'missing subscription ID' });
-        if (subscriptionId === undefined) {
-          subscriptionId = message.subscriptionId;
-          if (!manager.broker.has(subscriptionId)) throw new AppFailure({ code: 'not_found', message: `unknown subscription ID ${subscriptionId}` });
-        } else if (subscriptionId !== message.subscriptionId) {
-          throw new AppFailure({ code: 'invalid_argument', message: 'different subscription IDs in the same session' });
+      let subscriptionId = '';
+      let publisher: Publisher | undefined;
+      let complete = false;
+      try {
+        for await (const message of requests) {
+          if (message.subscriptionId === '') throw new AppFailure({ code: 'invalid_argument', message: 'missing subscription ID' });
+          if (publisher === undefined) {
+            subscriptionId = message.subscriptionId;
+            publisher = manager.broker.publisher(subscriptionId, nodeId);
+          } else if (subscriptionId !== message.subscriptionId) {
+            throw new AppFailure({ code: 'invalid_argument', message: 'different subscription IDs in the same session' });
+          }
+          if (message.messages.some((line) => line.context?.nodeId !== nodeId)) {
+            throw new AppFailure({ code: 'permission_denied', message: `cannot publish logs of another node than ${nodeId}` });
+          }
+          // Also when it ended meanwhile: the node would go on for nobody.
+          if (publisher === undefined || !await publisher.publish(message.messages)) {
+            throw new AppFailure({ code: 'not_found', message: `unknown subscription ID ${subscriptionId}` });
+          }
+          complete = message.close;
+          if (complete) break;
         }
-        if (message.messages.some((line) => line.context?.nodeId !== nodeId)) {
-          throw new AppFailure({ code: 'permission_denied', message: `cannot publish logs of another node than ${nodeId}` });
-        }
-        await manager.broker.publish(subscriptionId, message.messages);
-        if (message.close) break;
+      } finally {
+        publisher?.end(complete);
       }
-      if (subscriptionId !== undefined) manager.broker.finished(subscriptionId, nodeId);
       return create(PublishLogsResponseSchema);
     },
   };

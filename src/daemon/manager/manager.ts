@@ -16,13 +16,16 @@ import { fail, ok, type Result } from '../../lib/result.js';
 import { Signal } from '../../lib/signal.js';
 import { durationMs, timestampFromMs } from '../../lib/time.js';
 import type { ChangeContext, ManagerBackend } from '../../api/backend.js';
-import type { LogMessage, LogSelector, LogSubscriptionOptions, StoreAction, Task } from '../../model/proto/swarmkit_pb.js';
+import type { LogMessage, LogSelector, LogSubscriptionOptions, Node, StoreAction, Task } from '../../model/proto/swarmkit_pb.js';
 import { CommandSchema } from '../../model/proto/skein_pb.js';
 import type { Consensus, EventListener } from './consensus.js';
 import { LogBroker } from './logbroker.js';
 import { expireNodes, nodesUnknown } from './nodes.js';
+import { Stages, isRace } from './stages.js';
 
 const COMMIT_TRIES = 20;
+/** Commands that one request may become. */
+const PARTS_MAX = 1000;
 
 export class Manager implements ManagerBackend {
   readonly consensus: Consensus;
@@ -30,8 +33,11 @@ export class Manager implements ManagerBackend {
   readonly acked = new Map<string, bigint>();
   /** Tasks stopped before every node had acknowledged their removal. */
   drainTimeouts = 0;
+  /** Nodes that announced an address they cannot have. */
+  dataPathsRefused = 0;
   readonly broker: LogBroker;
   readonly logger: Logger;
+  readonly stages: Stages;
   private readonly dirty = new Signal();
   private timer: NodeJS.Timeout | undefined;
   private stopped = false;
@@ -42,12 +48,14 @@ export class Manager implements ManagerBackend {
     this.consensus = consensus;
     this.logger = logger;
     this.broker = new LogBroker(() => this.view());
+    this.stages = new Stages((actions, nowMs) => this.propose(actions, nowMs), logger);
   }
 
   start(onCrash: (error: unknown) => void): void {
     this.unsubscribe = this.consensus.onEvents((events) => {
       for (const event of events) {
         if (event.kind === 'node' && event.action === 'remove') this.forget(event.object.id);
+        if (event.kind === 'node' && event.action !== 'remove') this.tellDataPath(event.object, event.old);
         if (event.kind === 'task' && event.object.drainState?.timedOut === true && event.old?.drainState?.timedOut === false) this.drainTimedOut(event.object);
       }
       this.dirty.raise();
@@ -98,6 +106,13 @@ export class Manager implements ManagerBackend {
     this.logger.warn({ taskId: task.id, waitedFor, drainTimeouts: this.drainTimeouts }, 'drain timed out: the task is stopped although not every node let go of it');
   }
 
+  private tellDataPath(node: Node, old: Node | undefined): void {
+    const problem = node.dataPath?.problem ?? '';
+    if (problem === '' || problem === old?.dataPath?.problem) return;
+    this.dataPathsRefused += 1;
+    this.logger.warn({ nodeId: node.id, problem, dataPathsRefused: this.dataPathsRefused }, 'a node is not sent traffic at the address it announces');
+  }
+
   /** The node left, or was removed from, the swarm. */
   forget(nodeId: string): void {
     this.sessions.forget(nodeId);
@@ -118,10 +133,25 @@ export class Manager implements ManagerBackend {
       const applied = await this.propose(built.value.actions, context.nowMs);
       if (applied.ok) return ok(built.value.value);
       // Builders check the user's own version; what apply refuses as stale or taken was a race.
-      const raced = applied.error.message === 'update out of sequence' || applied.error.code === 'not_found' || applied.error.code === 'already_exists';
-      if (!raced) return applied;
+      if (!isRace(applied.error)) return applied;
     }
     return fail('aborted', 'the object kept changing: try again');
+  }
+
+  /**
+   * For changes of many objects that need not be one: as many commands as it takes. `build` sees what the ones before
+   * changed, and returns what is left to do.
+   */
+  async commitParts(what: string, build: (view: ReadTx, context: ChangeContext) => readonly StoreAction[]): Promise<Result<void>> {
+    for (let part = 0; part < PARTS_MAX; part++) {
+      const done = await this.commit((view, context) => {
+        const portions = this.stages.portions(what, build(view, context));
+        return ok({ actions: portions[0] ?? [], value: portions.length <= 1 });
+      });
+      if (!done.ok) return done;
+      if (done.value) return ok(undefined);
+    }
+    return fail('aborted', `${what}: the objects kept changing`);
   }
 
   async *logs(selector: LogSelector, options: LogSubscriptionOptions, signal: AbortSignal): AsyncIterable<LogMessage> {
@@ -135,7 +165,7 @@ export class Manager implements ManagerBackend {
   }
 
   private async run(): Promise<void> {
-    await this.commit((view) => ok({ actions: nodesUnknown(view), value: undefined }));
+    this.report('nodes of unknown state', await this.commitParts('nodes of unknown state', (view) => nodesUnknown(view)));
     for (const node of this.view().list('node')) this.sessions.expect(node.id, Date.now(), this.periodMs());
     while (!this.stopped) {
       await this.dirty.wait();
@@ -147,21 +177,24 @@ export class Manager implements ManagerBackend {
   private async reconcile(): Promise<void> {
     const nowMs = Date.now();
     let changed = false;
-    const stage = async (actions: readonly StoreAction[]): Promise<void> => {
-      if (actions.length === 0 || this.stopped) return;
-      changed = true;
-      // A refusal is a race with another change, which raised the signal itself.
-      await this.propose(actions, nowMs);
+    const stage = async (name: string, actions: readonly StoreAction[]): Promise<void> => {
+      if (!this.stopped && await this.stages.run(name, actions, nowMs)) changed = true;
     };
     const expired = this.sessions.expire(nowMs);
     for (const nodeId of expired) this.acked.delete(nodeId);
-    await stage(expireNodes(this.view(), expired, nowMs));
+    // Each is named once only: a race must not leave it up for good.
+    if (expired.length > 0) this.report('expired nodes', await this.commitParts('expired nodes', (view) => expireNodes(view, expired, nowMs)));
     const outcome = orchestrate({ view: this.view(), soft: this.soft(), nowMs, newId: () => newId(randomBytes) });
-    await stage(outcome.actions);
-    await stage(allocate({ view: this.view(), soft: this.soft(), nowMs }));
-    await stage(schedule({ view: this.view(), soft: this.soft(), nowMs }));
+    await stage('orchestrator', outcome.actions);
+    await stage('allocator', allocate({ view: this.view(), soft: this.soft(), nowMs }));
+    await stage('scheduler', schedule({ view: this.view(), soft: this.soft(), nowMs }));
     if (changed) this.dirty.raise();
-    this.arm(outcome.wakeMs);
+    const retryMs = this.stages.endPass();
+    this.arm(retryMs === undefined ? outcome.wakeMs : Math.min(outcome.wakeMs ?? Infinity, Date.now() + retryMs));
+  }
+
+  private report(what: string, done: Result<void>): void {
+    if (!done.ok && !this.stopped) this.logger.error({ what, error: done.error.message }, 'a change of the manager was refused');
   }
 
   private arm(wakeMs: number | undefined): void {

@@ -1,14 +1,21 @@
 // Node records as the leader keeps them: unknown after a start, down when their heartbeats stop, ready on a session.
 
-import { clone, create } from '@bufbuild/protobuf';
+import { clone, create, toBinary } from '@bufbuild/protobuf';
 import { updateAction } from '../../core/store/actions.js';
 import type { ReadTx } from '../../core/store/view.js';
+import { fail, ok, type Result } from '../../lib/result.js';
 import { timestampFromMs, timestampMs } from '../../lib/time.js';
 import {
-  NodeSchema, NodeSpec_Availability, NodeStatusSchema, NodeStatus_State, TaskSchema, TaskState, TaskStatusSchema,
+  NodeDescriptionSchema, NodeSchema, NodeSpec_Availability, NodeStatusSchema, NodeStatus_State, TaskSchema, TaskState, TaskStatusSchema,
   type NodeDescription, type StoreAction, type TaskStatus,
 } from '../../model/proto/swarmkit_pb.js';
 import { stateOf } from '../../model/task.js';
+
+/** A node is one object of one command, beside its labels, certificate and networks. */
+const DESCRIPTION_BYTES_MAX = 1024 * 1024;
+/** Of a status' message and error each, in characters. */
+const STATUS_TEXT_MAX = 4096;
+const STATUS_BYTES_MAX = 32 * 1024;
 
 /** A new leader does not know who is there: they get a grace period before they count as down. */
 export function nodesUnknown(view: ReadTx): StoreAction[] {
@@ -55,6 +62,13 @@ export function nodeLeft(view: ReadTx, nodeId: string, availability: NodeSpec_Av
   return [updateAction('node', next)];
 }
 
+export function checkDescription(description: NodeDescription | undefined): Result<void> {
+  const bytes = description === undefined ? 0 : toBinary(NodeDescriptionSchema, description).length;
+  if (bytes <= DESCRIPTION_BYTES_MAX) return ok(undefined);
+  return fail('invalid_argument', `the node's description is too large: ${bytes} bytes, at most ${DESCRIPTION_BYTES_MAX}: `
+    + 'remove some of its images, labels or plugins');
+}
+
 export function nodeReady(view: ReadTx, nodeId: string, description: NodeDescription | undefined, address: string): StoreAction[] {
   const node = view.get('node', nodeId);
   if (node === undefined) return [];
@@ -64,8 +78,33 @@ export function nodeReady(view: ReadTx, nodeId: string, description: NodeDescrip
   return [updateAction('node', next)];
 }
 
+function cut(text: string): string {
+  if (text.length <= STATUS_TEXT_MAX) return text;
+  // Not in the middle of a pair of surrogates.
+  return `${text.slice(0, STATUS_TEXT_MAX).replace(/[\uD800-\uDBFF]$/, '')} [cut: ${text.length} characters]`;
+}
+
+/** What a task's status may take: the task has to go on fitting into a command. What is cut says so. */
+function bounded(status: TaskStatus): TaskStatus {
+  const next = create(TaskStatusSchema, { ...status, message: cut(status.message), err: cut(status.err) });
+  const bytes = toBinary(TaskStatusSchema, next).length;
+  if (bytes <= STATUS_BYTES_MAX) return next;
+  const { state, timestamp } = status;
+  return create(TaskStatusSchema, {
+    state, message: next.message, err: `the node's report was cut: ${bytes} bytes, at most ${STATUS_BYTES_MAX}`,
+    ...(timestamp === undefined ? {} : { timestamp }),
+  });
+}
+
+export interface StatusReport {
+  readonly taskId: string;
+  readonly status?: TaskStatus | undefined;
+}
+
 /** Statuses reported by a node: never backwards, only its own tasks; unknown tasks are dropped silently. */
-export function taskStatuses(view: ReadTx, nodeId: string, updates: readonly { taskId: string; status?: TaskStatus | undefined }[], nowMs: number): { actions: StoreAction[]; foreign: boolean } {
+export function taskStatuses(
+  view: ReadTx, nodeId: string, updates: readonly StatusReport[], nowMs: number,
+): { actions: StoreAction[]; foreign: boolean } {
   const byTask = new Map<string, TaskStatus>();
   for (const { taskId, status } of updates) if (status !== undefined) byTask.set(taskId, status);
   const actions: StoreAction[] = [];
@@ -77,7 +116,7 @@ export function taskStatuses(view: ReadTx, nodeId: string, updates: readonly { t
     if (status.state < known || known >= TaskState.ORPHANED) continue;
     if (status.state === known && timestampMs(status.timestamp) <= timestampMs(task.status?.timestamp)) continue;
     const next = clone(TaskSchema, task);
-    next.status = create(TaskStatusSchema, { ...status, appliedBy: nodeId, appliedAt: timestampFromMs(nowMs) });
+    next.status = create(TaskStatusSchema, { ...bounded(status), appliedBy: nodeId, appliedAt: timestampFromMs(nowMs) });
     actions.push(updateAction('task', next));
   }
   return { actions, foreign: false };

@@ -36,8 +36,17 @@ export class LogPublisher {
     if (this.running.has(message.id) || this.running.size >= SUBSCRIPTIONS_MAX) return;
     const abort = new AbortController();
     const subscription = new Publication(message, client, this.options, abort);
-    this.running.set(message.id, { abort, pickUp: () => subscription.pickUp() });
-    subscription.run().catch(this.options.onBug).finally(() => this.running.delete(message.id));
+    const entry = { abort, pickUp: () => subscription.pickUp() };
+    this.running.set(message.id, entry);
+    subscription.run().catch(this.options.onBug).finally(() => {
+      if (this.running.get(message.id) === entry) this.running.delete(message.id);
+    });
+  }
+
+  /** Its streams go with the session, at once or after a while: the manager asks again for what it still wants. */
+  sessionEnded(): void {
+    for (const { abort } of this.running.values()) abort.abort();
+    this.running.clear();
   }
 
   /** Tasks came or went. */

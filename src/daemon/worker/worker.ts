@@ -87,6 +87,8 @@ export class Worker {
       describe: () => this.describe(),
       onSession: (message) => {
         options.onSession(message);
+        const problem = message.node?.dataPath?.problem ?? '';
+        if (problem !== '') options.logger.warn({ problem }, 'the manager refuses the address of this node: its tasks have no network');
         if (message.node?.certificate?.status?.state === IssuanceStatus_State.ROTATE) options.onRotate();
       },
       onAssignments: (set) => this.tasks.assign(set),
@@ -226,7 +228,10 @@ export class Worker {
   private onConnected(connected: boolean, error: string): void {
     this.connected = connected;
     this.lastError = error;
-    if (!connected) return;
+    if (!connected) {
+      this.logs.sessionEnded();
+      return;
+    }
     for (const waiter of this.connectedWaiters.splice(0)) waiter('');
   }
 }

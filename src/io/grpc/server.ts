@@ -12,11 +12,11 @@ import {
 } from '@grpc/grpc-js';
 import { AppFailure, type AppError, type Result } from '../../lib/result.js';
 import { identityOf, type NodeIdentity } from '../x509/certificates.js';
+import { Connections, LIMITS, type ConnectionCounts, type ConnectionLimits } from './connections.js';
 import { serviceDefinition, toStatus } from './service.js';
 
 /** Managers accept messages up to 4 MiB (SwarmKit). */
 const MESSAGE_BYTES_MAX = 4 * 1024 * 1024;
-const CONNECTIONS_MAX = 10_000;
 
 export interface Caller {
   /** Undefined for calls without a certificate. */
@@ -52,10 +52,15 @@ export interface GrpcServerOptions {
   readonly authorize: (path: string, caller: Caller) => Result<void>;
   /** Unexpected errors of handlers; the process decides. */
   readonly onBug: (error: unknown) => void;
+  readonly limits?: Partial<ConnectionLimits>;
+  /** A connection was closed for a limit; called for each. */
+  readonly onLimit?: (counts: Readonly<ConnectionCounts>) => void;
 }
 
 export interface GrpcServer {
   readonly port: number;
+  /** Connections closed for a limit. */
+  readonly counts: Readonly<ConnectionCounts>;
   /** New certificates for new connections. */
   setIdentity(identity: ServerIdentity): void;
   close(): Promise<void>;
@@ -80,18 +85,23 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcS
     server.addService(definition, wrapped);
   }
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
+  const connections = new Connections({ ...LIMITS, ...options.limits }, options.onLimit ?? (() => undefined));
   const listener = tls.createServer({
     ...contextOptions(options.identity), requestCert: true, rejectUnauthorized: false, ALPNProtocols: ['h2'],
   }, (socket) => {
-    if (socket.getPeerCertificate().raw !== undefined && !socket.authorized) {
+    const { raw } = socket.getPeerCertificate();
+    if (raw !== undefined && !socket.authorized) {
       socket.destroy();
       return;
     }
+    connections.secured(socket, raw === undefined ? undefined : identityOf(new X509Certificate(raw))?.nodeId);
+    if (socket.destroyed) return;
     // Node's HTTP/2 refuses a TLS socket without ALPN unless it says h2.
     if (socket.alpnProtocol !== 'h2') Object.defineProperty(socket, 'alpnProtocol', { value: 'h2', configurable: true });
     injector.injectConnection(socket);
   });
-  listener.maxConnections = CONNECTIONS_MAX;
+  // Before TLS's own listener: the handshake counts already.
+  listener.prependListener('connection', (socket) => connections.accepted(socket));
   const sockets = new Set<tls.TLSSocket>();
   listener.on('secureConnection', (socket) => {
     sockets.add(socket);
@@ -111,6 +121,7 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcS
   });
   return {
     port: (listener.address() as AddressInfo).port,
+    counts: connections.counts,
     setIdentity: (identity) => listener.setSecureContext(contextOptions(identity)),
     close: async () => {
       server.forceShutdown();

@@ -1,7 +1,8 @@
 // RaftLog: hard state, entries and snapshots on disk, sealed. append() resolves after one fdatasync of the batch.
 // Files in the directory: "<number>.log" segments in order, "<index>.snap" snapshots (written aside, synced, renamed).
-// Damage that is not an unfinished last write is refused with RaftLogDamaged: nothing is dropped silently.
-// What cannot be seen locally: the loss of a clean tail of the last segment.
+// Damage that is not an unfinished last write is refused with RaftLogDamaged: nothing is dropped silently. segment.ts
+// says how the two are told apart. What cannot be seen locally: the loss of the whole newest segment; and damage to the
+// very last batch when the power also failed before the note of its sync reached the disk.
 
 import { randomBytes } from 'node:crypto';
 import { mkdir, open as openFile, readFile, readdir, rename, rm, type FileHandle } from 'node:fs/promises';
@@ -9,13 +10,16 @@ import path from 'node:path';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { assert } from '../../lib/assert.js';
 import {
-  EntryKind as WireKind, LogRecordSchema, SnapshotFileSchema, type LogRecord, type SnapshotFile,
+  EntryKind as WireKind, LogBatchSchema, LogRecordSchema, SnapshotFileSchema, type LogRecord, type SnapshotFile,
 } from '../../model/proto/skein_pb.js';
 import type { Entry, HardState } from '../../core/raft/raft.js';
-import { SALT_BYTES, TAG_BYTES, fileKey, lengthCheck, open, seal } from './seal.js';
-import { HEADER_BYTES, SEGMENT_MAGIC, readSegment } from './segment.js';
+import { SALT_BYTES, TAG_BYTES, fileKey, open, seal } from './seal.js';
+import { HEADER_BYTES, NOTE_OFFSET, encodeBatch, encodeHeader, encodeNote, readSegment } from './segment.js';
 
 const SEGMENT_BYTES_MAX = 64 * 1024 * 1024;
+/** An append of more becomes several batches, each with its own sync. */
+const BATCH_BYTES = 16 * 1024 * 1024;
+const RECORD_OVERHEAD = 64;
 const SNAPSHOT_MAGIC = Buffer.from('SKNSNP01', 'latin1');
 const ZERO_TAG = Buffer.alloc(TAG_BYTES);
 
@@ -68,23 +72,31 @@ export class RaftLog {
     return { snapshot, hardState, entries, tornBytes: records.tornBytes };
   }
 
-  /** Appends one batch and syncs it. One call at a time. */
+  /** Appends and syncs. One call at a time. */
   async append(hardState: HardState | undefined, entries: readonly Entry[]): Promise<void> {
     assert(!this.busy, 'one append at a time');
     this.busy = true;
-    const chunks: Buffer[] = [];
-    for (const entry of entries) chunks.push(...this.frame(entryRecord(entry)));
-    if (hardState !== undefined) chunks.push(...this.frame(hardRecord(hardState)));
-    const bytes = Buffer.concat(chunks);
-    assert(this.current !== undefined, 'append before load');
-    await writeAll(this.current, bytes);
-    await this.current.datasync();
-    this.currentBytes += bytes.length;
+    const records = entries.map(entryRecord);
+    if (hardState !== undefined) records.push(hardRecord(hardState));
+    for (const batch of inBatches(records)) await this.writeBatch(batch);
     const segment = this.segments.at(-1);
     const last = entries.at(-1);
     if (segment !== undefined && last !== undefined) segment.lastIndex = last.index;
     if (this.currentBytes > SEGMENT_BYTES_MAX) await this.openSegment();
     this.busy = false;
+  }
+
+  private async writeBatch(records: readonly LogRecord[]): Promise<void> {
+    assert(this.current !== undefined, 'append before load');
+    const plain = toBinary(LogBatchSchema, create(LogBatchSchema, { records: [...records] }));
+    const { bytes, tag } = encodeBatch(this.key, this.sequence, this.tag, plain);
+    await writeAll(this.current, bytes, this.currentBytes);
+    await this.current.datasync();
+    this.sequence += 1n;
+    this.tag = tag;
+    this.currentBytes += bytes.length;
+    // Not synced: it reaches the disk with the next batch, or by itself a little later.
+    await writeAll(this.current, encodeNote(this.key, this.currentBytes), NOTE_OFFSET);
   }
 
   /** Stores a snapshot and drops the segments and snapshots it replaces. The hard state is written anew. */
@@ -95,7 +107,7 @@ export class RaftLog {
     const name = `${snapshot.index.toString(16).padStart(16, '0')}.snap`;
     const temporary = path.join(this.directory, `${name}.tmp`);
     const handle = await openFile(temporary, 'w', 0o600);
-    await writeAll(handle, Buffer.concat([SNAPSHOT_MAGIC, salt, sealed.data, sealed.tag]));
+    await writeAll(handle, Buffer.concat([SNAPSHOT_MAGIC, salt, sealed.data, sealed.tag]), 0);
     await handle.sync();
     await handle.close();
     await rename(temporary, path.join(this.directory, name));
@@ -106,6 +118,7 @@ export class RaftLog {
   }
 
   async close(): Promise<void> {
+    await this.current?.datasync();
     await this.current?.close();
     this.current = undefined;
   }
@@ -143,7 +156,7 @@ export class RaftLog {
       const contents = readSegment(bytes, this.dek);
       if ('reason' in contents) throw new RaftLogDamaged(file, `${contents.reason} at byte ${contents.offset}`);
       if (contents.tornBytes > 0) {
-        if (position !== files.length - 1) throw new RaftLogDamaged(file, 'it ends inside a record but is not the newest segment');
+        if (position !== files.length - 1) throw new RaftLogDamaged(file, 'it ends inside a batch but is not the newest segment');
         await cutTo(path.join(this.directory, file), bytes.length - contents.tornBytes);
         tornBytes = contents.tornBytes;
         if (bytes.length - contents.tornBytes < HEADER_BYTES) {
@@ -156,9 +169,11 @@ export class RaftLog {
         throw new RaftLogDamaged(file, 'it does not continue the segment before it');
       }
       this.tag = contents.lastTag;
-      const decoded = contents.records.map((record) => fromBinary(LogRecordSchema, record));
+      const decoded = contents.batches.flatMap((batch) => fromBinary(LogBatchSchema, batch).records);
       const indexes = decoded.map(({ record }) => (record.case === 'entry' ? record.value.index : 0n));
       const lastIndex = indexes.reduce((max, index) => (index > max ? index : max), 0n);
+      // Read from the cache of a process that was killed, it may not be on disk: what follows builds on it.
+      if (position === files.length - 1) await syncFile(path.join(this.directory, file));
       this.segments.push({ number: Number.parseInt(file, 16), file, lastIndex });
       records.push(...decoded);
     }
@@ -171,7 +186,7 @@ export class RaftLog {
     const file = `${number.toString(16).padStart(16, '0')}.log`;
     const salt = randomBytes(SALT_BYTES);
     const handle = await openFile(path.join(this.directory, file), 'w', 0o600);
-    await writeAll(handle, Buffer.concat([SEGMENT_MAGIC, salt, this.tag]));
+    await writeAll(handle, encodeHeader(this.dek, salt, this.tag), 0);
     await handle.datasync();
     await this.syncDirectory();
     this.segments.push({ number, file, lastIndex: 0n });
@@ -179,16 +194,6 @@ export class RaftLog {
     this.currentBytes = HEADER_BYTES;
     this.sequence = 0n;
     this.key = fileKey(this.dek, salt, 'raft log');
-  }
-
-  private frame(record: LogRecord): Buffer[] {
-    const { data, tag } = seal(this.key, this.sequence, this.tag, toBinary(LogRecordSchema, record));
-    const length = Buffer.alloc(4);
-    length.writeUInt32LE(data.length);
-    const check = lengthCheck(this.key, this.sequence, data.length);
-    this.sequence += 1n;
-    this.tag = tag;
-    return [length, check, data, tag];
   }
 
   private async syncDirectory(): Promise<void> {
@@ -206,12 +211,33 @@ async function cutTo(file: string, size: number): Promise<void> {
   await handle.close();
 }
 
-async function writeAll(handle: FileHandle, bytes: Buffer): Promise<void> {
+async function syncFile(file: string): Promise<void> {
+  const handle = await openFile(file, 'r+');
+  await handle.sync();
+  await handle.close();
+}
+
+async function writeAll(handle: FileHandle, bytes: Buffer, position: number): Promise<void> {
   let offset = 0;
   while (offset < bytes.length) {
-    const { bytesWritten } = await handle.write(bytes, offset, bytes.length - offset);
+    const { bytesWritten } = await handle.write(bytes, offset, bytes.length - offset, position + offset);
     offset += bytesWritten;
   }
+}
+
+function inBatches(records: readonly LogRecord[]): LogRecord[][] {
+  const batches: LogRecord[][] = [];
+  let bytes = Infinity;
+  for (const record of records) {
+    const size = RECORD_OVERHEAD + (record.record.case === 'entry' ? record.record.value.data.length : 0);
+    if (bytes + size > BATCH_BYTES) {
+      batches.push([]);
+      bytes = 0;
+    }
+    batches.at(-1)?.push(record);
+    bytes += size;
+  }
+  return batches;
 }
 
 function entryRecord(entry: Entry): LogRecord {

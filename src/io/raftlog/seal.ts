@@ -1,12 +1,16 @@
 // Sealing of raft records and snapshots: AES-256-GCM under keys derived from the node's data key (DEK).
-// Every file has its own random salt, hence its own key, so that nonces may simply count. A record's associated data
-// holds its sequence number and the previous record's tag: records cannot be dropped, swapped or repeated unnoticed.
+// Every file has its own random salt, hence its own key, so that nonces may simply count. A batch's associated data
+// holds its sequence number and the previous batch's tag: batches cannot be dropped, swapped or repeated unnoticed.
+// Checks of what is not sealed (headers, marks) are parts of HMACs under the same key, each with its own purpose.
 
 import { createCipheriv, createDecipheriv, createHmac, hkdfSync } from 'node:crypto';
 
 export const SALT_BYTES = 32;
 export const TAG_BYTES = 16;
 export const LENGTH_CHECK_BYTES = 4;
+/** Found by searching a whole segment: long enough not to come up by chance. */
+export const MARK_BYTES = 8;
+export const CHECK_BYTES = 16;
 
 export function fileKey(dek: Uint8Array, salt: Uint8Array, purpose: string): Buffer {
   return Buffer.from(hkdfSync('sha256', dek, salt, `skein ${purpose} v1`, 32));
@@ -25,12 +29,29 @@ function associated(sequence: bigint, previousTag: Uint8Array): Buffer {
   return bytes;
 }
 
-/** Ties a record's length to its place in the file, before any of its data has to be there. */
+function check(key: Uint8Array, purpose: string, numbers: readonly bigint[], bytes: Uint8Array, length: number): Buffer {
+  const encoded = Buffer.alloc(8 * numbers.length);
+  for (const [i, value] of numbers.entries()) encoded.writeBigUInt64BE(value, 8 * i);
+  return createHmac('sha256', key).update(`skein ${purpose}\0`).update(encoded).update(bytes).digest().subarray(0, length);
+}
+
+const NOTHING = new Uint8Array(0);
+
+/** Ties a batch's length to its place in the file, before any of its data has to be there. */
 export function lengthCheck(key: Uint8Array, sequence: bigint, length: number): Buffer {
-  const bytes = Buffer.alloc(12);
-  bytes.writeBigUInt64BE(sequence, 0);
-  bytes.writeUInt32BE(length, 8);
-  return createHmac('sha256', key).update(bytes).digest().subarray(0, LENGTH_CHECK_BYTES);
+  return check(key, 'length', [sequence, BigInt(length)], NOTHING, LENGTH_CHECK_BYTES);
+}
+
+export function batchMark(key: Uint8Array, sequence: bigint): Buffer {
+  return check(key, 'mark', [sequence], NOTHING, MARK_BYTES);
+}
+
+export function headerCheck(key: Uint8Array, previousTag: Uint8Array): Buffer {
+  return check(key, 'header', [], previousTag, CHECK_BYTES);
+}
+
+export function noteCheck(key: Uint8Array, synced: number): Buffer {
+  return check(key, 'synced', [BigInt(synced)], NOTHING, CHECK_BYTES);
 }
 
 export function seal(key: Uint8Array, sequence: bigint, previousTag: Uint8Array, plain: Uint8Array): { data: Buffer; tag: Buffer } {

@@ -163,6 +163,24 @@ export declare type LogRecord = Message<"skein.v1.LogRecord"> & {
 export declare const LogRecordSchema: GenMessage<LogRecord>;
 
 /**
+ * What one append wrote and synced.
+ *
+ * @generated from message skein.v1.LogBatch
+ */
+export declare type LogBatch = Message<"skein.v1.LogBatch"> & {
+  /**
+   * @generated from field: repeated skein.v1.LogRecord records = 1;
+   */
+  records: LogRecord[];
+};
+
+/**
+ * Describes the message skein.v1.LogBatch.
+ * Use `create(LogBatchSchema)` to create a new message.
+ */
+export declare const LogBatchSchema: GenMessage<LogBatch>;
+
+/**
  * @generated from message skein.v1.SnapshotFile
  */
 export declare type SnapshotFile = Message<"skein.v1.SnapshotFile"> & {

@@ -3898,6 +3898,13 @@ export declare type Node = Message<"docker.swarmkit.v1.Node"> & {
    * @generated from field: uint32 VXLANUDPPort = 11;
    */
   VXLANUDPPort: number;
+
+  /**
+   * Absent while the node has announced no address, or is down.
+   *
+   * @generated from field: docker.swarmkit.v1.DataPath data_path = 1001;
+   */
+  dataPath?: DataPath | undefined;
 };
 
 /**
@@ -3905,6 +3912,33 @@ export declare type Node = Message<"docker.swarmkit.v1.Node"> & {
  * Use `create(NodeSchema)` to create a new message.
  */
 export declare const NodeSchema: GenMessage<Node>;
+
+/**
+ * Where a node is sent the traffic of its tasks (Skein's own).
+ *
+ * @generated from message docker.swarmkit.v1.DataPath
+ */
+export declare type DataPath = Message<"docker.swarmkit.v1.DataPath"> & {
+  /**
+   * Given to this node alone; empty when it was refused.
+   *
+   * @generated from field: string addr = 1;
+   */
+  addr: string;
+
+  /**
+   * Why it was refused.
+   *
+   * @generated from field: string problem = 2;
+   */
+  problem: string;
+};
+
+/**
+ * Describes the message docker.swarmkit.v1.DataPath.
+ * Use `create(DataPathSchema)` to create a new message.
+ */
+export declare const DataPathSchema: GenMessage<DataPath>;
 
 /**
  * @generated from message docker.swarmkit.v1.Service

@@ -1,0 +1,45 @@
+// Batches: actions in portions that fit into one command. A stage may touch two hundred tasks, each with a large spec;
+// a command that is too large is refused whole, and would be again at every next try.
+
+import { toBinary } from '@bufbuild/protobuf';
+import { StoreActionSchema, type StoreAction } from '../../model/proto/swarmkit_pb.js';
+
+/** SwarmKit's bound on one transaction, in bytes of the encoded command. */
+export const COMMAND_BYTES_MAX = 1.5 * 1024 * 1024;
+/** Tag and length before each action. */
+const ACTION_OVERHEAD = 6;
+/** The command's own fields: id and time. */
+const COMMAND_OVERHEAD = 128;
+
+export interface Oversized {
+  readonly action: StoreAction;
+  readonly bytes: number;
+}
+
+export interface Batches {
+  /** In the order of the actions; each is one command. */
+  readonly batches: readonly (readonly StoreAction[])[];
+  /** Actions that fit into no command, left out. Bounds on specs and reports keep these from being made. */
+  readonly oversized: readonly Oversized[];
+}
+
+export function inBatches(actions: readonly StoreAction[], bytesMax: number = COMMAND_BYTES_MAX): Batches {
+  const batches: StoreAction[][] = [];
+  const oversized: Oversized[] = [];
+  let left = 0;
+  for (const action of actions) {
+    const bytes = toBinary(StoreActionSchema, action).length + ACTION_OVERHEAD;
+    if (bytes > bytesMax - COMMAND_OVERHEAD) {
+      oversized.push({ action, bytes });
+      continue;
+    }
+    let batch = batches.at(-1);
+    if (batch === undefined || bytes > left) {
+      batches.push(batch = []);
+      left = bytesMax - COMMAND_OVERHEAD;
+    }
+    batch.push(action);
+    left -= bytes;
+  }
+  return { batches, oversized };
+}

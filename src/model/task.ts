@@ -31,12 +31,10 @@ export function isGlobal(service: Service): boolean {
   return service.spec?.mode.case === 'global';
 }
 
-/** The task as it is once its node is no longer part of the swarm. */
-export function orphaned(task: Task, nowMs: number): Task {
+/** The task as it is once nobody will tell of it any more. */
+export function orphaned(task: Task, nowMs: number, message: string): Task {
   const next = clone(TaskSchema, task);
-  next.status = create(TaskStatusSchema, {
-    timestamp: timestampFromMs(nowMs), state: TaskState.ORPHANED, message: 'Task belonged to a node that has been deleted',
-  });
+  next.status = create(TaskStatusSchema, { timestamp: timestampFromMs(nowMs), state: TaskState.ORPHANED, message });
   return next;
 }
 

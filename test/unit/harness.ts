@@ -5,6 +5,7 @@
 import { clone, create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { assert } from '../../src/lib/assert.js';
 import { decide } from '../../src/core/agent/decide.js';
+import { expireNodes, taskStatuses } from '../../src/core/dispatcher/nodes.js';
 import { allocate } from '../../src/core/allocator/allocator.js';
 import { orchestrate } from '../../src/core/orchestrator/orchestrator.js';
 import { schedule } from '../../src/core/scheduler/scheduler.js';
@@ -157,7 +158,7 @@ export class Swarm {
   nodeDown(id: string): void {
     this.alive.delete(id);
     this.acked.delete(id);
-    this.setNodeState(id, NodeStatus_State.DOWN);
+    this.apply(expireNodes(this.store, [id], this.nowMs));
   }
 
   setNodeState(id: string, state: NodeStatus_State): void {
@@ -291,9 +292,9 @@ export class Swarm {
   }
 
   private report(task: Task, state: TaskState): void {
-    const next = clone(TaskSchema, this.get('task', task.id));
-    next.status = create(TaskStatusSchema, { state, timestamp: timestampFromMs(this.nowMs) });
-    this.apply([updateAction('task', next)]);
+    const status = create(TaskStatusSchema, { state, timestamp: timestampFromMs(this.nowMs) });
+    const { actions } = taskStatuses(this.store, task.nodeId, [{ taskId: task.id, status }], this.nowMs);
+    this.apply(actions);
   }
 
   private nextVersion() {

@@ -117,6 +117,23 @@ describe('restart', () => {
     });
   }
 
+  it('a node down for a day: its tasks are orphaned and their addresses given back', () => {
+    const swarm = new Swarm({ nodes: 2 });
+    swarm.addNetwork('front');
+    const id = swarm.addService('web', { replicas: 2, networks: ['net-front'] });
+    swarm.settle();
+    const lost = swarm.running(id)[0];
+    assert.ok(lost);
+    swarm.nodeDown(lost.nodeId);
+    swarm.advance(24 * 3600 * 1000 - 1000);
+    assert.equal(swarm.running(id).filter((task) => task.nodeId !== lost.nodeId).length, 2);
+    assert.equal(stateOf(swarm.get('task', lost.id)), TaskState.RUNNING, 'the node may come back with it');
+    swarm.advance(2000);
+    const task = swarm.store.get('task', lost.id);
+    assert.ok(task === undefined || stateOf(task) === TaskState.ORPHANED);
+    assert.equal(swarm.store.list('task').filter((t) => t.nodeId === lost.nodeId && stateOf(t) <= TaskState.RUNNING).length, 0);
+  });
+
   it('stops after the allowed attempts', () => {
     const swarm = new Swarm();
     swarm.behave = () => 'fail';

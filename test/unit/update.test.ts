@@ -169,6 +169,30 @@ describe('failing update', () => {
     assert.equal(service.previousSpecVersion, undefined);
   });
 
+  it('counts what ends within the monitor time, however it ends, and leaves what ends later to the restart policy', () => {
+    for (const [livesMs, ending, expected] of [
+      [4000, 'fail', State.PAUSED], [4000, 'complete', State.PAUSED], [6000, 'fail', State.COMPLETED], [6000, 'complete', State.COMPLETED],
+    ] as const) {
+      const options: ServiceOptions = {
+        replicas: 3, restart: { delayMs: 1000 }, update: { failureAction: Action.PAUSE, monitorMs: 5000, delayMs: 10_000 },
+      };
+      const { swarm, id, state } = deployed(options);
+      const first = new Map<string, number>();
+      let died = '';
+      swarm.behave = (task) => {
+        if (imageOf(task) !== 'app:2' || stateOf(task) !== TaskState.RUNNING || (died !== '' && died !== task.id)) return 'run';
+        if (!first.has(task.id)) first.set(task.id, swarm.nowMs);
+        if (swarm.nowMs - (first.get(task.id) ?? 0) < livesMs) return 'run';
+        died = task.id;
+        return ending;
+      };
+      swarm.updateService(id, { ...options, image: 'app:2' });
+      for (let ms = 0; ms < 60_000; ms += 500) swarm.advance(500);
+      assert.notEqual(died, '');
+      assert.equal(state(), expected, `${ending} after ${livesMs} ms: ${State[state()]}`);
+    }
+  });
+
   it('continues when told to', () => {
     const { swarm, id } = failing(Action.CONTINUE);
     assert.equal(swarm.running(id).length, 0);

@@ -90,5 +90,5 @@ function barCertificate(view: ReadTx, nodeId: string, nowMs: number): StoreActio
 
 function orphanTasks(view: ReadTx, nodeId: string, nowMs: number): StoreAction[] {
   return view.tasksOfNode(nodeId).filter((task) => stateOf(task) <= TaskState.RUNNING)
-    .map((task) => updateAction('task', orphaned(task, nowMs)));
+    .map((task) => updateAction('task', orphaned(task, nowMs, 'Task belonged to a node that has been deleted')));
 }

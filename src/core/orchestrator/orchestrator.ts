@@ -4,7 +4,8 @@
 import { Change, type Input, type Outcome } from './change.js';
 import { reconcileDrains } from './drain.js';
 import { reconcileGlobal } from './global.js';
-import { reconcileOrphans, reconcileReaper } from './reaper.js';
+import { reconcileOrphans } from './orphans.js';
+import { reconcileReaper } from './reaper.js';
 import { reconcileReplicated } from './replicated.js';
 import { reconcileStarts } from './restart.js';
 import { reconcileUpdate } from './update.js';

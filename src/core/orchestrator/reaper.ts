@@ -3,7 +3,7 @@
 
 import { timestampMs } from '../../lib/time.js';
 import { NodeStatus_State, TaskState, type Task } from '../../model/proto/swarmkit_pb.js';
-import { isTerminal, orphaned, stateOf } from '../../model/task.js';
+import { isTerminal, stateOf } from '../../model/task.js';
 import { released } from '../store/soft.js';
 import type { Change, Input } from './change.js';
 import { placesOf } from './slots.js';
@@ -12,15 +12,6 @@ import { stopTask } from './tasks.js';
 const HISTORY_DEFAULT = 5;
 /** A terminal task whose release is never acknowledged is removed after this all the same. */
 const RELEASE_TIMEOUT_MS = 10_000;
-
-/** Tasks that did not fit into the command that removed their node. */
-export function reconcileOrphans(input: Input, change: Change): void {
-  for (const task of input.view.list('task')) {
-    if (change.full) return;
-    if (task.nodeId === '' || stateOf(task) > TaskState.RUNNING || input.view.get('node', task.nodeId) !== undefined) continue;
-    change.updateTask(orphaned(task, input.nowMs));
-  }
-}
 
 export function reconcileReaper(input: Input, change: Change): void {
   const { view } = input;

@@ -70,7 +70,7 @@ function measure(
   let lastUpMs = startedMs;
   for (const place of places) {
     const fresh = place.tasks.filter((task) => timestampMs(task.meta?.createdAt) >= startedMs && !isTaskDirty(service, task));
-    if (fresh.some((task) => failedTask(task))) failures += 1;
+    if (fresh.some((task) => failedTask(task, monitorOf(config)))) failures += 1;
     const current = fresh.filter((task) => place.runnable.includes(task)).at(-1);
     if (current === undefined) continue;
     if (stateOf(current) < TaskState.RUNNING) {
@@ -88,9 +88,16 @@ function measure(
   return { config, rollback, startedMs, dirty, inFlight, failures, total: places.length, lastUpMs };
 }
 
-function failedTask(task: Task): boolean {
+function monitorOf(config: UpdateConfig): number {
+  return config.monitor === undefined ? MONITOR_DEFAULT_MS : durationMs(config.monitor);
+}
+
+/** It failed, or ended early, within the monitor time after it came up, or never came up (SwarmKit's failureTriggersAction). */
+function failedTask(task: Task, monitorMs: number): boolean {
   const state = stateOf(task);
-  return state === TaskState.FAILED || state === TaskState.REJECTED;
+  if (state !== TaskState.FAILED && state !== TaskState.REJECTED && state !== TaskState.COMPLETE) return false;
+  const endedMs = timestampMs(task.status?.appliedAt ?? task.status?.timestamp);
+  return task.ranAt === undefined || endedMs - timestampMs(task.ranAt) <= monitorMs;
 }
 
 function tooManyFailures(progress: Progress): boolean {
@@ -154,7 +161,7 @@ function updatePlace(input: Input, change: Change, service: Service, place: Plac
 }
 
 function complete(input: Input, change: Change, service: Service, progress: Progress): void {
-  const monitorMs = progress.config.monitor === undefined ? MONITOR_DEFAULT_MS : durationMs(progress.config.monitor);
+  const monitorMs = monitorOf(progress.config);
   const waits = progress.config.failureAction !== UpdateConfig_FailureAction.CONTINUE;
   const doneMs = waits ? progress.lastUpMs + monitorMs : progress.lastUpMs;
   if (input.nowMs < doneMs && progress.total > 0) {

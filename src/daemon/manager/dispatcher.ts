@@ -18,7 +18,7 @@ import {
 } from '../../model/proto/swarmkit_pb.js';
 import { removedText } from './authorize.js';
 import type { Manager } from './manager.js';
-import { checkDescription, nodeReady, taskStatuses } from './nodes.js';
+import { checkDescription, nodeReady, taskStatuses } from '../../core/dispatcher/nodes.js';
 
 const CHANGES_PER_MESSAGE = 100;
 /** Changes within this time travel together. Shorter than SwarmKit's 100 ms: it is on the path of every task. */

@@ -20,7 +20,7 @@ import type { LogMessage, LogSelector, LogSubscriptionOptions, Node, StoreAction
 import { CommandSchema } from '../../model/proto/skein_pb.js';
 import type { Consensus, EventListener } from './consensus.js';
 import { LogBroker } from './logbroker.js';
-import { expireNodes, nodesUnknown } from './nodes.js';
+import { expireNodes, nodesUnknown } from '../../core/dispatcher/nodes.js';
 import { Stages, isRace } from './stages.js';
 
 const COMMIT_TRIES = 20;

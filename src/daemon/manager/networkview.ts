@@ -14,7 +14,7 @@ import { NodeSpec_Availability, NodeStatus_State, TaskState } from '../../model/
 import { isTerminal } from '../../model/task.js';
 import { check, follow } from './dispatcher.js';
 import type { Manager } from './manager.js';
-import { nodeLeaves, nodeLeft } from './nodes.js';
+import { nodeLeaves, nodeLeft } from '../../core/dispatcher/nodes.js';
 
 const ACK_POLL_MS = 10;
 /** A drain and the default stop grace. */
@@ -55,7 +55,7 @@ async function leave(manager: Manager, request: LeaveRequest, caller: Caller): P
   unwrap(await manager.commit((view) => ok({ actions: nodeLeaves(view, nodeId), value: undefined })));
   const tasksDeadline = Date.now() + LEAVING_TASKS_MS;
   while (hasRunningTasks(manager.view(), nodeId) && Date.now() < tasksDeadline) await poll();
-  unwrap(await manager.commit((view) => ok({ actions: nodeLeft(view, nodeId, before), value: undefined })));
+  unwrap(await manager.commit((view, { nowMs }) => ok({ actions: nodeLeft(view, nodeId, before, nowMs), value: undefined })));
   const revision = manager.view().get('node', nodeId)?.meta?.version?.index ?? 0n;
   manager.forget(nodeId);
   const deadline = Date.now() + DRAIN_TIMEOUT_MS;

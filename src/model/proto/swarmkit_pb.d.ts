@@ -575,6 +575,13 @@ export declare type NodeStatus = Message<"docker.swarmkit.v1.NodeStatus"> & {
    * @generated from field: string addr = 3;
    */
   addr: string;
+
+  /**
+   * Since when the state is DOWN.
+   *
+   * @generated from field: google.protobuf.Timestamp down_at = 1001;
+   */
+  downAt?: Timestamp | undefined;
 };
 
 /**
@@ -4155,6 +4162,13 @@ export declare type Task = Message<"docker.swarmkit.v1.Task"> & {
    * @generated from field: repeated google.protobuf.Timestamp restarts = 1003;
    */
   restarts: Timestamp[];
+
+  /**
+   * When it was first told to be RUNNING.
+   *
+   * @generated from field: google.protobuf.Timestamp ran_at = 1004;
+   */
+  ranAt?: Timestamp | undefined;
 };
 
 /**

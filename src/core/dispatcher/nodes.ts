@@ -1,8 +1,8 @@
 // Node records as the leader keeps them: unknown after a start, down when their heartbeats stop, ready on a session.
 
 import { clone, create, toBinary } from '@bufbuild/protobuf';
-import { updateAction } from '../../core/store/actions.js';
-import type { ReadTx } from '../../core/store/view.js';
+import { updateAction } from '../store/actions.js';
+import type { ReadTx } from '../store/view.js';
 import { fail, ok, type Result } from '../../lib/result.js';
 import { timestampFromMs, timestampMs } from '../../lib/time.js';
 import {
@@ -29,7 +29,7 @@ export function nodesUnknown(view: ReadTx): StoreAction[] {
   });
 }
 
-export function expireNodes(view: ReadTx, expired: readonly string[], _nowMs: number): StoreAction[] {
+export function expireNodes(view: ReadTx, expired: readonly string[], nowMs: number): StoreAction[] {
   return expired.flatMap((nodeId) => {
     const node = view.get('node', nodeId);
     if (node === undefined || node.status?.state === NodeStatus_State.DOWN) return [];
@@ -38,6 +38,7 @@ export function expireNodes(view: ReadTx, expired: readonly string[], _nowMs: nu
       state: NodeStatus_State.DOWN, addr: node.status?.addr ?? '',
       message: node.status?.state === NodeStatus_State.UNKNOWN
         ? 'heartbeat failure for node in "unknown" state' : 'heartbeat failure',
+      downAt: timestampFromMs(nowMs),
     });
     return [updateAction('node', next)];
   });
@@ -53,12 +54,14 @@ export function nodeLeaves(view: ReadTx, nodeId: string): StoreAction[] {
 }
 
 /** Gone; its record shows what the user had set. */
-export function nodeLeft(view: ReadTx, nodeId: string, availability: NodeSpec_Availability): StoreAction[] {
+export function nodeLeft(view: ReadTx, nodeId: string, availability: NodeSpec_Availability, nowMs: number): StoreAction[] {
   const node = view.get('node', nodeId);
   if (node === undefined) return [];
   const next = clone(NodeSchema, node);
   if (next.spec !== undefined) next.spec.availability = availability;
-  next.status = create(NodeStatusSchema, { state: NodeStatus_State.DOWN, addr: node.status?.addr ?? '', message: 'node left the swarm' });
+  next.status = create(NodeStatusSchema, {
+    state: NodeStatus_State.DOWN, addr: node.status?.addr ?? '', message: 'node left the swarm', downAt: timestampFromMs(nowMs),
+  });
   return [updateAction('node', next)];
 }
 
@@ -117,6 +120,7 @@ export function taskStatuses(
     if (status.state === known && timestampMs(status.timestamp) <= timestampMs(task.status?.timestamp)) continue;
     const next = clone(TaskSchema, task);
     next.status = create(TaskStatusSchema, { ...bounded(status), appliedBy: nodeId, appliedAt: timestampFromMs(nowMs) });
+    if (status.state === TaskState.RUNNING && task.ranAt === undefined) next.ranAt = timestampFromMs(nowMs);
     actions.push(updateAction('task', next));
   }
   return { actions, foreign: false };

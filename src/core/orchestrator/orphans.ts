@@ -1,0 +1,31 @@
+// Orphans: tasks nobody will ever tell about: of nodes that were removed, or have been down for a day (SwarmKit's
+// moveTasksToOrphaned). Only then are their addresses and ports free: until then the node may come back with them.
+
+import { timestampMs } from '../../lib/time.js';
+import { NodeStatus_State, TaskState, type Node } from '../../model/proto/swarmkit_pb.js';
+import { orphaned, stateOf } from '../../model/task.js';
+import type { Change, Input } from './change.js';
+
+export const NODE_DOWN_PERIOD_MS = 24 * 3600 * 1000;
+
+export function reconcileOrphans(input: Input, change: Change): void {
+  for (const task of input.view.list('task')) {
+    if (change.full) return;
+    if (task.nodeId === '' || stateOf(task) > TaskState.RUNNING) continue;
+    const node = input.view.get('node', task.nodeId);
+    if (node === undefined) {
+      // Those that did not fit into the command that removed their node.
+      change.updateTask(orphaned(task, input.nowMs, 'Task belonged to a node that has been deleted'));
+    } else if (isLost(input, change, node) && stateOf(task) >= TaskState.ASSIGNED) {
+      change.updateTask(orphaned(task, input.nowMs, 'Task belonged to a node that has been down for too long'));
+    }
+  }
+}
+
+function isLost(input: Input, change: Change, node: Node): boolean {
+  if (node.status?.state !== NodeStatus_State.DOWN || node.status.downAt === undefined) return false;
+  const lostMs = timestampMs(node.status.downAt) + NODE_DOWN_PERIOD_MS;
+  if (input.nowMs >= lostMs) return true;
+  change.wakeAt(lostMs);
+  return false;
+}

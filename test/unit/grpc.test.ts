@@ -108,10 +108,10 @@ test('a client that offers no ALPN is served HTTP/2 all the same (trap T1)', asy
 });
 
 /** Connections that say nothing: TCP alone, or TLS without a certificate. */
-async function hold(port: number, kind: 'tcp' | 'tls', count: number): Promise<{ open: () => number; end: () => void }> {
+async function hold(port: number, kind: 'tcp' | 'tls', count: number, localAddress = '127.0.0.1'): Promise<{ open: () => number; end: () => void }> {
   const sockets = await Promise.all(Array.from({ length: count }, () => new Promise<net.Socket>((resolve) => {
-    const socket = kind === 'tcp' ? net.connect({ port, host: '127.0.0.1' })
-      : tls.connect({ port, host: '127.0.0.1', rejectUnauthorized: false, ALPNProtocols: ['h2'] });
+    const plain = net.connect({ port, host: '127.0.0.1', localAddress });
+    const socket = kind === 'tcp' ? plain : tls.connect({ socket: plain, rejectUnauthorized: false, ALPNProtocols: ['h2'] });
     socket.on('error', () => resolve(socket));
     socket.once(kind === 'tcp' ? 'connect' : 'secureConnect', () => resolve(socket));
     socket.resume();
@@ -151,6 +151,20 @@ for (const kind of ['tcp', 'tls'] as const) {
     await server.close();
   });
 }
+
+test('a flood from one address closes its own connections, not those of another one', async (t) => {
+  const { server } = await start({ anonymous: 40 });
+  t.after(() => server.close());
+  const joining = await hold(server.port, 'tls', 10, '127.0.0.3');
+  t.after(joining.end);
+  const flood = await hold(server.port, 'tls', 200, '127.0.0.2');
+  t.after(flood.end);
+  await until('the quota holds', () => flood.open() <= 30);
+  const late = await hold(server.port, 'tls', 5, '127.0.0.4');
+  t.after(late.end);
+  await until('room was made', () => flood.open() <= 25);
+  assert.deepEqual([joining.open(), late.open()], [10, 5]);
+});
 
 test('a handshake that does not go on ends', async (t) => {
   const { server } = await start({ handshakeMs: 300 });

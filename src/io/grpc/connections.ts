@@ -66,6 +66,10 @@ class Quota {
     if (sockets.size === 0) this.byOwner.delete(owner);
   }
 
+  close(): void {
+    for (const sockets of [...this.byOwner.values()]) for (const socket of [...sockets]) socket.destroy();
+  }
+
   private greediest(): string {
     let best = '';
     let most = 0;
@@ -131,6 +135,12 @@ export class Connections {
     this.anonymous.add(secure.remoteAddress ?? '', secure);
     this.expireAfter(secure, this.limits.anonymousLifeMs, 'anonymousExpired');
     this.expireIdle(secure);
+  }
+
+  /** Ends them all, those in their handshake too: the listener closes only when none is left. */
+  close(): void {
+    this.anonymous.close();
+    this.certified.close();
   }
 
   /** By the bytes: HTTP/2 reads past the socket's own timeout. */

@@ -125,6 +125,7 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcS
     setIdentity: (identity) => listener.setSecureContext(contextOptions(identity)),
     close: async () => {
       server.forceShutdown();
+      connections.close();
       for (const socket of sockets) socket.destroy();
       await new Promise<void>((resolve) => listener.close(() => resolve()));
     },

@@ -279,6 +279,11 @@ static bool by_flow(Context *c, Verdict *verdict) {
   if (packet_is_icmp_error(p)) {
     FlowKey tuple;
     if (!nat_embedded_tuple(p, &tuple)) return false;
+    // A task may complain of what was sent to itself only, or it could break the connections of its neighbours.
+    if (c->origin->kind == ORIGIN_INTERFACE && tuple.destination != p->source) {
+      *verdict = drop(DROP_SPOOFED_SOURCE);
+      return true;
+    }
     key = flow_inverse(&tuple);
     key.scope = c->scope;
     key.peer = c->peer;
@@ -443,6 +448,8 @@ static Verdict from_vxlan(Context *c) {
   Packet *p = c->p;
   uint32_t vni = c->origin->vni, vtep = c->origin->vtep;
   if (!snapshot_knows_vtep(program->tables, vtep)) return drop(DROP_UNKNOWN_VTEP);
+  // This node sends itself nothing through the tunnel: it is some other process here, in the name of our tasks.
+  if (vtep == program->config.vtep) return drop(DROP_SPOOFED_PEER);
   const Network *network = snapshot_network(program->tables, vni);
   if (!network) return drop(DROP_UNKNOWN_VNI);
   if (network->flags & NETWORK_ENCRYPTED) return drop(DROP_ENCRYPTION);

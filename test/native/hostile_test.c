@@ -92,12 +92,67 @@ static void test_forged_errors(void) {
   CHECK(run_error(ip4(10, 0, 2, 6), client.source, &quoted, &peer, &p).kind == VERDICT_HOST);
 }
 
+static FlowTable table;
+
+static Flow *connect_flow(uint32_t source, uint32_t number, bool established) {
+  uint16_t port = (uint16_t)number;
+  FlowKey key[2] = {{.scope = 1, .source = source, .destination = 9 + (number >> 16), .source_port = port, .destination_port = 80, .protocol = 6},
+    {.scope = 1, .source = 10 + (number >> 16), .destination = source, .source_port = 80, .destination_port = port, .protocol = 6}};
+  Flow *flow = flow_insert(&table, FLOW_VIP, key, 100);
+  CHECK(flow);
+  flow_touch(flow, 0, TCP_SYN, 100);
+  if (established) flow_touch(flow, 1, TCP_SYN | TCP_ACK, 100);
+  if (established) flow_touch(flow, 0, TCP_ACK, 100);
+  return flow;
+}
+
+static uint32_t flows_of(uint32_t source) {
+  uint32_t count = 0;
+  for (uint32_t i = 0; i < table.capacity; i++) count += table.flows[i].kind != FLOW_FREE && table.flows[i].key[0].source == source;
+  return count;
+}
+
+// One task opens connections without end, established or not: those of others stay, and theirs find a place.
+static void test_flow_fairness(void) {
+  enum { CAPACITY = 1024, OTHERS = 40 };
+  for (int established = 0; established < 2; established++) {
+    void *memory = calloc(1, flow_memory_size(CAPACITY));
+    CHECK(flow_init(&table, memory, CAPACITY, "boot", 42, 100));
+    for (uint32_t i = 0; i < OTHERS; i++) connect_flow(1000 + i % 4, i, true);
+    for (uint32_t i = 0; i < 20000; i++) {
+      connect_flow(6, i, established);
+      // It takes a while until the other side answers a new connection of another.
+      if (i % 1000 == 500) connect_flow(2000, i, false);
+      if (i % 1000 == 600) {
+        FlowKey key = {.scope = 1, .source = 2000, .destination = 9, .source_port = (uint16_t)(i - 100), .destination_port = 80, .protocol = 6};
+        FlowRef found = flow_find(&table, &key);
+        CHECK(found.flow);
+        flow_touch(found.flow, 1, TCP_SYN | TCP_ACK, 100);
+        flow_touch(found.flow, 0, TCP_ACK, 100);
+      }
+    }
+    for (uint32_t i = 0; i < 4; i++) CHECK(flows_of(1000 + i) == OTHERS / 4);
+    CHECK(flows_of(2000) == 20 && table.count == CAPACITY && table.evicted > 0);
+    flow_free(&table);
+    free(memory);
+  }
+  // Strangers that only knock do not drive out one who has many connections.
+  void *memory = calloc(1, flow_memory_size(CAPACITY));
+  CHECK(flow_init(&table, memory, CAPACITY, "boot", 42, 100));
+  for (uint32_t i = 0; i < CAPACITY / 2; i++) connect_flow(6, i, true), connect_flow(100000 + i, i, false);
+  for (uint32_t i = 0; i < 20000; i++) connect_flow(200000 + i, i, false);
+  CHECK(flows_of(6) >= CAPACITY / 2 - 4);
+  flow_free(&table);
+  free(memory);
+}
+
 int main(void) {
   make_world();
   make_program();
   test_offload_claims();
   test_own_vtep();
   test_forged_errors();
+  test_flow_fairness();
   puts("hostile_test: ok");
   return 0;
 }

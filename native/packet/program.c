@@ -44,20 +44,20 @@ static Verdict reply(Context *c, uint32_t size, DropReason reason) {
   return (Verdict){.kind = VERDICT_REPLY, .reason = reason};
 }
 
-static bool may_send_error(Program *program) {
-  if (program->errors_s != program->now_s) {
-    program->errors_s = program->now_s;
-    program->errors_left = ERRORS_PER_SECOND_MAX;
-  }
-  if (!program->errors_left) return false;
-  program->errors_left--;
+// Each task's interface has an allowance of its own: one that asks for errors must not silence those others wait for.
+static bool may_send_error(Context *c) {
+  Program *program = c->program;
+  ErrorBudget *budget = c->origin->kind == ORIGIN_INTERFACE ? &c->origin->interface->errors : &program->errors;
+  if (budget->second != program->now_s) *budget = (ErrorBudget){.second = program->now_s, .left = ERRORS_PER_SECOND_MAX};
+  if (!budget->left) return false;
+  budget->left--;
   return true;
 }
 
 // Refuses a packet aloud: a reset for TCP, an ICMP error otherwise.
 static Verdict refuse(Context *c, DropReason reason) {
   Program *program = c->program;
-  if (!may_send_error(program)) return drop(DROP_RATE_LIMITED);
+  if (!may_send_error(c)) return drop(DROP_RATE_LIMITED);
   if (c->p->protocol == PROTOCOL_TCP) return reply(c, reply_tcp_reset(program->reply, c->p, own_mac(c)), reason);
   return reply(c, reply_icmp_error(program->reply, c->p, own_mac(c), c->p->destination, ICMP_UNREACHABLE, 3, 0), reason);
 }
@@ -95,7 +95,7 @@ static Verdict check_tunnel(Context *c, const Verdict *to) {
     if (gso == GSO_UDP_L4 && largest > limit) return drop(DROP_TOO_BIG);
     return drop(DROP_NONE);
   }
-  if (!may_send_error(program)) return drop(DROP_RATE_LIMITED);
+  if (!may_send_error(c)) return drop(DROP_RATE_LIMITED);
   uint32_t size = reply_icmp_error(program->reply, p, own_mac(c), p->destination, ICMP_UNREACHABLE, 4, (uint16_t)limit);
   return reply(c, size, DROP_TOO_BIG);
 }

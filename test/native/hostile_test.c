@@ -92,6 +92,20 @@ static void test_forged_errors(void) {
   CHECK(run_error(ip4(10, 0, 2, 6), client.source, &quoted, &peer, &p).kind == VERDICT_HOST);
 }
 
+// One task asks for errors without end; another is still told that its packet is too big.
+static void test_error_budget(void) {
+  Packet p;
+  Spec closed = {.source = ip4(10, 0, 1, 5), .destination = ip4(10, 0, 1, 2), .source_port = 7, .destination_port = 80, .protocol = 6, .flags = TCP_ACK, .source_mac = own_mac};
+  Origin task = {.kind = ORIGIN_INTERFACE, .interface = &sandbox.interfaces[0]};
+  for (int i = 0; i < ERRORS_PER_SECOND_MAX; i++) CHECK(run(&closed, &task, &p).kind == VERDICT_REPLY);
+  CHECK(run(&closed, &task, &p).reason == DROP_RATE_LIMITED);
+  Spec big = {.source = ip4(10, 0, 2, 5), .destination = ip4(10, 0, 2, 6), .protocol = 17, .payload = 1460, .dont_fragment = true, .source_mac = own_mac};
+  Origin other = {.kind = ORIGIN_INTERFACE, .interface = &sandbox.interfaces[1]};
+  CHECK(run(&big, &other, &p).kind == VERDICT_REPLY);
+  program.now_s++;
+  CHECK(run(&closed, &task, &p).kind == VERDICT_REPLY);
+}
+
 static FlowTable table;
 
 static Flow *connect_flow(uint32_t source, uint32_t number, bool established) {
@@ -152,6 +166,7 @@ int main(void) {
   test_offload_claims();
   test_own_vtep();
   test_forged_errors();
+  test_error_budget();
   test_flow_fairness();
   puts("hostile_test: ok");
   return 0;

@@ -184,6 +184,20 @@ static bool flow_is_current(Program *program, Flow *flow) {
   return true;
 }
 
+// Whether the backend of a flow is about to go while another one takes new connections.
+static bool flow_drains(const Program *program, const Flow *flow) {
+  const FlowKey *ask = &flow->key[0];
+  const BackendSet *set = NULL;
+  if (flow->kind == FLOW_VIP) {
+    const Service *service = snapshot_service(program->tables, ask->scope, ask->destination);
+    set = service ? &service->set : NULL;
+  } else if (flow->kind == FLOW_PORT) {
+    const Port *port = snapshot_port(program->tables, (uint8_t)ask->protocol, ntohs(ask->destination_port));
+    set = port ? &port->set : NULL;
+  }
+  return set && lb_drains(set, flow->key[1].source);
+}
+
 static Verdict send_by_flow(Context *c, Flow *flow, int direction) {
   flow_touch(flow, direction, c->p->tcp_flags, c->program->now_s);
   FlowKey to = flow_inverse(&flow->key[!direction]);
@@ -300,9 +314,10 @@ static bool by_flow(Context *c, Verdict *verdict) {
     return true;
   }
   if (found.direction == 0) {
-    bool reused = p->protocol == PROTOCOL_TCP && flow->state >= STATE_CLOSING && starts_connection(p);
     bool current = flow_is_current(program, flow);
-    if (reused || !current) {
+    // A SYN in the place of a connection that ended, or begins it anew with a task that is being stopped.
+    bool again = p->protocol == PROTOCOL_TCP && starts_connection(p) && (flow->state >= STATE_CLOSING || flow_drains(program, flow));
+    if (again || !current) {
       flow_remove(&program->flows, flow);
       if (p->protocol != PROTOCOL_TCP || starts_connection(p)) return false;
       *verdict = refuse(c, DROP_BACKEND_REMOVED);

@@ -92,6 +92,34 @@ static void test_forged_errors(void) {
   CHECK(run_error(ip4(10, 0, 2, 6), client.source, &quoted, &peer, &p).kind == VERDICT_HOST);
 }
 
+// Sends the first packet of a connection of the task to the VIP until the other node's backend gets it.
+static void connect_vip(Spec *s, Packet *p) {
+  Origin task = {.kind = ORIGIN_INTERFACE, .interface = &sandbox.interfaces[0]};
+  *s = (Spec){.source = ip4(10, 0, 1, 5), .destination = ip4(10, 0, 1, 2), .source_port = s->source_port, .destination_port = 80, .protocol = 6, .flags = TCP_SYN, .source_mac = own_mac};
+  while (run(s, &task, p).kind != VERDICT_VXLAN) s->source_port++;
+}
+
+// A new connection from the port of an old one does not stay with a backend that takes none.
+static void test_syn_of_drained(void) {
+  Origin task = {.kind = ORIGIN_INTERFACE, .interface = &sandbox.interfaces[0]}, peer = {.kind = ORIGIN_VXLAN, .vni = 1, .vtep = ip4(192, 0, 2, 6)};
+  Packet p;
+  Spec s = {.source_port = 20000};
+  connect_vip(&s, &p);
+  Spec answer = {.source = ip4(10, 0, 1, 6), .destination = s.source, .source_port = 80, .destination_port = s.source_port, .protocol = 6, .flags = TCP_SYN | TCP_ACK};
+  CHECK(run(&answer, &peer, &p).kind == VERDICT_INTERFACE && p.source == s.destination);
+  s.flags = TCP_ACK;
+  CHECK(run(&s, &task, &p).kind == VERDICT_VXLAN);
+  BackendSet *set = &program.tables->services[0].set;
+  Backend *leaving = &set->backends[set->backends[0].address == ip4(10, 0, 1, 6) ? 0 : 1];
+  leaving->draining = true;
+  lb_prepare(set);
+  CHECK(run(&s, &task, &p).kind == VERDICT_VXLAN);
+  s.flags = TCP_SYN;
+  CHECK(run(&s, &task, &p).kind == VERDICT_INTERFACE);
+  leaving->draining = false;
+  lb_prepare(set);
+}
+
 // One task asks for errors without end; another is still told that its packet is too big.
 static void test_error_budget(void) {
   Packet p;
@@ -166,6 +194,7 @@ int main(void) {
   test_offload_claims();
   test_own_vtep();
   test_forged_errors();
+  test_syn_of_drained();
   test_error_budget();
   test_flow_fairness();
   puts("hostile_test: ok");

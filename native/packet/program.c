@@ -217,6 +217,21 @@ static Flow *insert_flow(Program *program, FlowKind kind, FlowKey key[2]) {
   return flow;
 }
 
+// A connection straight to the backend, which no flow knows, may have the ports of a newer one through the virtual
+// address. Its packets show: before the first answer to a SYN nothing else comes from that side. The newer one then
+// gets another port, with which its next SYN goes out.
+static bool answers_older(const Flow *flow, const Packet *p) {
+  return flow->kind == FLOW_VIP && flow->state == STATE_NEW && p->protocol == PROTOCOL_TCP && !(p->tcp_flags & (TCP_SYN | TCP_RST));
+}
+
+static void give_way(Program *program, Flow *flow) {
+  FlowKey key[2] = {flow->key[0], flow->key[1]};
+  // The port differs in one bit at least, and insert_flow looks further if that one is taken, too.
+  key[1].destination_port ^= htons(1);
+  flow_remove(&program->flows, flow);
+  insert_flow(program, FLOW_VIP, key);
+}
+
 static Verdict start_flow(Context *c, FlowKind kind, FlowKey key[2]) {
   Flow *flow = insert_flow(c->program, kind, key);
   if (!flow) return drop(DROP_FLOW_COLLISION);
@@ -323,6 +338,10 @@ static bool by_flow(Context *c, Verdict *verdict) {
       *verdict = refuse(c, DROP_BACKEND_REMOVED);
       return true;
     }
+  }
+  if (found.direction == 1 && answers_older(flow, p)) {
+    give_way(program, flow);
+    return false;
   }
   *verdict = send_by_flow(c, flow, found.direction);
   return true;

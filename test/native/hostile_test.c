@@ -120,6 +120,23 @@ static void test_syn_of_drained(void) {
   lb_prepare(set);
 }
 
+// A connection straight to a backend goes on when one through the VIP gets the same ports, and so does that one.
+static void test_same_ports(void) {
+  Origin task = {.kind = ORIGIN_INTERFACE, .interface = &sandbox.interfaces[0]}, peer = {.kind = ORIGIN_VXLAN, .vni = 1, .vtep = ip4(192, 0, 2, 6)};
+  Packet p;
+  Spec s = {.source_port = 30000};
+  connect_vip(&s, &p);
+  Spec answer = {.source = ip4(10, 0, 1, 6), .destination = s.source, .source_port = 80, .destination_port = s.source_port, .protocol = 6, .flags = TCP_ACK};
+  CHECK(run(&answer, &peer, &p).kind == VERDICT_INTERFACE && p.source == answer.source && transport_ok(frame));
+  CHECK(run(&s, &task, &p).kind == VERDICT_VXLAN && p.destination == answer.source && ntohs(p.source_port) != s.source_port);
+  Spec second = answer;
+  second.flags = TCP_SYN | TCP_ACK;
+  second.destination_port = ntohs(p.source_port);
+  CHECK(run(&second, &peer, &p).kind == VERDICT_INTERFACE && p.source == s.destination && ntohs(p.destination_port) == s.source_port && transport_ok(frame));
+  answer.flags = TCP_ACK | TCP_PSH;
+  CHECK(run(&answer, &peer, &p).kind == VERDICT_INTERFACE && p.source == answer.source);
+}
+
 // One task asks for errors without end; another is still told that its packet is too big.
 static void test_error_budget(void) {
   Packet p;
@@ -195,6 +212,7 @@ int main(void) {
   test_own_vtep();
   test_forged_errors();
   test_syn_of_drained();
+  test_same_ports();
   test_error_budget();
   test_flow_fairness();
   puts("hostile_test: ok");

@@ -1,0 +1,45 @@
+// The data plane when others misbehave: a task that deletes its device or plays a node, a run directory without room,
+// a firewall that was emptied, tasks that come and go.
+
+import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { after, before, describe, test } from 'node:test';
+import { INGRESS, NET_A, sleep, World } from './datapath-world.js';
+
+const a = (address: string) => ({ vni: NET_A.vni, address, prefix: 24 });
+const ingress = (address: string) => ({ vni: INGRESS.vni, address, prefix: 16 });
+const backend = (address: string) => ({ taskId: address, address, weight: 1, draining: false });
+
+/** Processor time of a process so far, in ticks of 10 ms. */
+function ticks(pid: number): number {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? [];
+  return Number(fields[11]) + Number(fields[12]);
+}
+
+describe('datapath among misbehaviour', { timeout: 120_000 }, () => {
+  const world = new World(2);
+  const [n1, n2] = world.nodes as [World['nodes'][0], World['nodes'][0]];
+
+  before(async () => {
+    await world.start();
+    await world.task(n1, 't1', [a('10.0.1.11'), ingress('10.255.0.11')], '172.18.0.11');
+    const t2 = await world.task(n2, 't2', [a('10.0.1.12'), ingress('10.255.0.12')], '172.18.0.12');
+    world.row('port/tcp/8080', 'port', { protocol: 6, published: 8080, target: 80, backends: [backend('10.255.0.12')] });
+    await world.apply();
+    await world.serve(t2, 't2', 80);
+  });
+  after(() => world.close());
+
+  test('a task that deletes its device costs no processor time', async () => {
+    const gone = await world.task(n1, 'gone', [a('10.0.1.13')], '172.18.0.13');
+    execFileSync('nsenter', [`--net=${gone}`, 'ip', 'link', 'del', 'eth0']);
+    await sleep(200);
+    const before = ticks(n1.client.pid);
+    await sleep(1000);
+    const used = ticks(n1.client.pid) - before;
+    assert.ok(used < 30, `${used * 10} ms of processor time in a second`);
+    await n1.client.detach('gone');
+    world.attached.delete('gone');
+  });
+});

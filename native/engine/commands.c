@@ -298,12 +298,12 @@ static void apply_commit(const Command *c) {
   answer(c, &revision, sizeof revision);
 }
 
-typedef struct CounterCopy { Counters counters; uint64_t flows, evicted, expired, adopted, torn, rewritten; } CounterCopy;
+typedef struct CounterCopy { Counters counters; uint64_t flows, evicted, expired, adopted, torn, unsaved, rewritten; } CounterCopy;
 
 static void copy_counters(Engine *engine, void *argument) {
   const FlowTable *t = &engine->program.flows;
   *(CounterCopy *)argument = (CounterCopy){.counters = engine->counters, .flows = t->count, .evicted = t->evicted,
-    .expired = t->expired, .adopted = t->adopted, .torn = t->torn, .rewritten = engine->program.clients_rewritten};
+    .expired = t->expired, .adopted = t->adopted, .torn = t->torn, .unsaved = t->unsaved, .rewritten = engine->program.clients_rewritten};
 }
 
 static void counters(const Command *c) {
@@ -321,7 +321,7 @@ static void counters(const Command *c) {
     {"offload.coalesced", n->coalesced}, {"offload.segmented", n->segmented}, {"offload.tunnelled", n->tunnelled},
     {"offload.tunnel_refused", n->tunnel_refused}, {"offload.acks_thinned", n->acks_thinned}, {"flows", copy.flows},
     {"flows.evicted", copy.evicted}, {"flows.expired", copy.expired}, {"flows.adopted", copy.adopted}, {"flows.torn", copy.torn},
-    {"clients_rewritten", copy.rewritten}, {"dns.answered", r->answered}, {"dns.missed", r->missed},
+    {"flows.unsaved", copy.unsaved}, {"clients_rewritten", copy.rewritten}, {"dns.answered", r->answered}, {"dns.missed", r->missed},
     {"dns.refused", r->refused}, {"dns.malformed", r->malformed}, {"revision", c->control->tables ? c->control->tables->revision : 0}};
   size_t size = 0;
   for (size_t i = 0; i < sizeof values / sizeof *values; i++)

@@ -58,6 +58,8 @@ typedef struct FlowTable {
   uint32_t slot_mask;
   uint64_t seed;
   uint64_t evicted, expired, adopted, torn;
+  // 1 when the memory ends with the process, for want of room for a file.
+  uint64_t unsaved;
 } FlowTable;
 
 typedef struct FlowRef { Flow *flow; int direction; } FlowRef;

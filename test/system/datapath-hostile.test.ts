@@ -3,12 +3,15 @@
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { INGRESS, NET_A, sleep, World } from './datapath-world.js';
+import { DatapathClient } from '../../src/io/datapath/client.js';
+import { INGRESS, NET_A, sleep, until, World } from './datapath-world.js';
 
 const a = (address: string) => ({ vni: NET_A.vni, address, prefix: 24 });
 const ingress = (address: string) => ({ vni: INGRESS.vni, address, prefix: 16 });
+const BINARY = path.resolve(import.meta.dirname, '../../../build/skein-datapath');
 const backend = (address: string) => ({ taskId: address, address, weight: 1, draining: false });
 
 /** Processor time of a process so far, in ticks of 10 ms. */
@@ -41,5 +44,27 @@ describe('datapath among misbehaviour', { timeout: 120_000 }, () => {
     assert.ok(used < 30, `${used * 10} ms of processor time in a second`);
     await n1.client.detach('gone');
     world.attached.delete('gone');
+  });
+
+  test('a full run directory costs the memory of flows, not the data plane', async () => {
+    const netns = world.addHost('full', '10.99.0.50');
+    const runDir = `${world.runDir}/full`;
+    mkdirSync(runDir, { recursive: true });
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=256k', 'none', runDir]);
+    const client = new DatapathClient({ binary: BINARY, runDir, prefix: ['nsenter', `--net=${netns}`], flows: 65536 });
+    try {
+      await client.start();
+      assert.equal((await client.counters())['flows.unsaved'], 1n);
+      const pid = client.pid;
+      // Now nothing fits any more, and it has to start again.
+      assert.throws(() => writeFileSync(path.join(runDir, 'rest'), Buffer.alloc(1 << 20)), /ENOSPC/);
+      process.kill(pid, 'SIGKILL');
+      await until('restart', async () => client.pid !== pid && (await client.counters())['flows.unsaved'] === 1n);
+      assert.equal(readFileSync(path.join(runDir, 'datapath.pid'), 'utf8'), `${client.pid}\n`);
+    } finally {
+      await client.destroy().catch(() => {});
+      execFileSync('umount', ['-l', runDir]);
+    }
+    assert.equal(await world.counter(n1, 'flows.unsaved'), 0n);
   });
 });

@@ -67,4 +67,30 @@ describe('datapath among misbehaviour', { timeout: 120_000 }, () => {
     }
     assert.equal(await world.counter(n1, 'flows.unsaved'), 0n);
   });
+
+  test('published ports come back after the ruleset was emptied', async () => {
+    const nft = (...args: string[]) => execFileSync('nsenter', [`--net=${n1.netns}`, 'nft', ...args], { stdio: 'pipe' });
+    const outside = world.addHost('out', '10.99.0.100');
+    const reach = (port: number) => world.tcp(outside, n1.address, port);
+    assert.match((await reach(8080))[0] ?? '', /^t2 /);
+    // A new agent configures and sends the same rows.
+    nft('flush', 'ruleset');
+    await n1.client.configure(n1.config);
+    await world.apply();
+    assert.match((await reach(8080))[0] ?? '', /^t2 /);
+    // Rows change while nobody configures.
+    nft('flush', 'ruleset');
+    world.row('port/tcp/8081', 'port', { protocol: 6, published: 8081, target: 80, backends: [backend('10.255.0.12')] });
+    await world.apply();
+    assert.match((await reach(8081))[0] ?? '', /^t2 /);
+    // What failed once is tried again, though the ports are the same.
+    nft('flush', 'ruleset');
+    nft('add', 'table', 'inet', 'skein');
+    nft('add', 'set', 'inet', 'skein', 'ports', '{ type ipv4_addr ; }');
+    world.row('port/tcp/8082', 'port', { protocol: 6, published: 8082, target: 80, backends: [backend('10.255.0.12')] });
+    await assert.rejects(world.apply(), /nft/);
+    nft('flush', 'ruleset');
+    await world.apply();
+    assert.match((await reach(8082))[0] ?? '', /^t2 /);
+  });
 });

@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { DatapathClient } from '../../src/io/datapath/client.js';
@@ -23,10 +23,11 @@ function ticks(pid: number): number {
 describe('datapath among misbehaviour', { timeout: 120_000 }, () => {
   const world = new World(2);
   const [n1, n2] = world.nodes as [World['nodes'][0], World['nodes'][0]];
+  let t1 = '';
 
   before(async () => {
     await world.start();
-    await world.task(n1, 't1', [a('10.0.1.11'), ingress('10.255.0.11')], '172.18.0.11');
+    t1 = await world.task(n1, 't1', [a('10.0.1.11'), ingress('10.255.0.11')], '172.18.0.11');
     const t2 = await world.task(n2, 't2', [a('10.0.1.12'), ingress('10.255.0.12')], '172.18.0.12');
     world.row('port/tcp/8080', 'port', { protocol: 6, published: 8080, target: 80, backends: [backend('10.255.0.12')] });
     await world.apply();
@@ -92,5 +93,40 @@ describe('datapath among misbehaviour', { timeout: 120_000 }, () => {
     nft('flush', 'ruleset');
     await world.apply();
     assert.match((await reach(8082))[0] ?? '', /^t2 /);
+  });
+
+  test('a task that speaks VXLAN to the nodes is a stranger to them', async () => {
+    const frame = Buffer.alloc(60);
+    frame.set([...Buffer.from('02420a00010c02420a00010b0800', 'hex')]);
+    frame.set([0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0x64, 0xa7, 10, 0, 1, 11, 10, 0, 1, 12, 0, 7, 0, 80, 0, 26], 14);
+    const packet = Buffer.concat([Buffer.from([8, 0, 0, 0, 0, NET_A.vni >> 8, NET_A.vni & 255, 0]), frame]).toString('hex');
+    const dropped = (node: typeof n1) => world.counter(node, 'drop.unknown_vtep');
+    for (const node of [n1, n2]) {
+      const before = await dropped(node);
+      const arrived = await world.counter(node, 'interface.tx_packets');
+      const send = `const s = require('dgram').createSocket('udp4'); const b = Buffer.from('${packet}', 'hex');
+        let n = 0; const t = setInterval(() => { s.send(b, 4789, '${node.address}'); if (++n === 5) { clearInterval(t); setTimeout(() => s.close(), 50); } }, 10);`;
+      await world.run(t1, [process.execPath, '-e', send]);
+      await until('drops', async () => (await dropped(node)) === before + 5n);
+      assert.equal(await world.counter(node, 'interface.tx_packets'), arrived);
+    }
+  });
+
+  test('tasks that come and go leave no descriptor, device or namespace behind', async () => {
+    const open = () => readdirSync(`/proc/${n1.client.pid}/fd`).length;
+    const names = async () => [await n1.client.sandboxes(), readdirSync(path.join(n1.runDir, 'netns')).length];
+    const before = [open(), await names()];
+    for (let i = 0; i < 40; i++) {
+      const sandbox = world.sandbox('flighty', [a('10.0.1.77'), ingress('10.255.0.77')], '172.18.0.77');
+      await n1.client.attach(sandbox);
+      // Once more, with another set of interfaces; and sometimes with one that cannot be had.
+      await n1.client.attach({ ...sandbox, interfaces: sandbox.interfaces.slice(0, 1) });
+      if (i % 4 === 0) {
+        const bad = { ...sandbox, interfaces: [...sandbox.interfaces, { ...sandbox.interfaces[0], ifname: 'lo', mac: '02:42:00:00:00:09' }] };
+        await assert.rejects(n1.client.attach(bad as typeof sandbox));
+      }
+      await n1.client.detach('flighty');
+    }
+    assert.deepEqual([open(), await names()], before);
   });
 });

@@ -67,24 +67,42 @@ static bool take_lock(const char *run_directory) {
   int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (fd < 0 || flock(fd, LOCK_EX | LOCK_NB) < 0) return false;
   snprintf(path, sizeof path, "%s/datapath.pid", run_directory);
-  int pid_fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  int pid_fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
   int length = snprintf(text, sizeof text, "%d\n", getpid());
-  bool ok = pid_fd >= 0 && write(pid_fd, text, (size_t)length) == length;
+  // Written over the one before and then cut: that takes no room on a full file system. Nor is it a reason not to run.
+  if (pid_fd < 0 || write(pid_fd, text, (size_t)length) != length || ftruncate(pid_fd, length) < 0)
+    fprintf(stderr, "skein-datapath: %s: %s\n", path, strerror(errno));
   if (pid_fd >= 0) close(pid_fd);
-  return ok;
+  return true;
 }
 
-static void *map_flows(const char *run_directory, uint32_t capacity) {
-  char path[300];
-  size_t size = flow_memory_size(capacity);
-  snprintf(path, sizeof path, "%s/flows", run_directory);
+// All room is taken now: a page that is first touched when the file system has become full ends the process (SIGBUS).
+static void *map_flow_file(const char *path, size_t size) {
   int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-  if (fd < 0) return NULL;
+  if (fd < 0) return MAP_FAILED;
   struct stat status;
   // A file of another size is of another configuration; what it holds would not fit.
   bool ok = fstat(fd, &status) == 0 && ((size_t)status.st_size == size || ftruncate(fd, 0) == 0) && ftruncate(fd, (off_t)size) == 0;
-  void *memory = ok ? mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+  int result = ok ? posix_fallocate(fd, 0, (off_t)size) : errno;
+  void *memory = result == 0 ? mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+  if (result != 0) {
+    (void)!ftruncate(fd, 0);
+    errno = result;
+  }
   close(fd);
+  return memory;
+}
+
+// The flows of the process before this one, if they can be had. *saved: those of this one will be had by the next.
+static void *map_flows(const char *run_directory, uint32_t capacity, bool *saved) {
+  char path[300];
+  size_t size = flow_memory_size(capacity);
+  snprintf(path, sizeof path, "%s/flows", run_directory);
+  void *memory = map_flow_file(path, size);
+  *saved = memory != MAP_FAILED;
+  if (*saved) return memory;
+  fprintf(stderr, "skein-datapath: %s: %s; connections through virtual addresses will not outlive this process\n", path, strerror(errno));
+  memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   return memory == MAP_FAILED ? NULL : memory;
 }
 
@@ -116,12 +134,14 @@ static int run(const char *run_directory, uint32_t flows) {
     fprintf(stderr, "skein-datapath: %s is locked by another data plane (or not writable)\n", run_directory);
     return 3;
   }
-  void *memory = map_flows(run_directory, flows);
+  bool saved;
+  void *memory = map_flows(run_directory, flows, &saved);
   read_boot_id(boot_id);
   if (!memory || !engine_init(&engine, memory, flows, boot_id)) {
     fprintf(stderr, "skein-datapath: cannot start engine: %s\n", strerror(errno));
     return 1;
   }
+  engine.program.flows.unsaved = !saved;
   resolver.send_miss = control_send_miss;
   resolver.context = &control;
   if (!control_init(&control, &engine, &resolver, run_directory, error, sizeof error)) {

@@ -85,6 +85,8 @@ static void configure(const Command *c) {
   int host_fd = control->configured ? 0 : host_tap_open(config.gateway, abi.gateway_prefix, abi.underlay_mtu, host_mac);
   if (host_fd < 0) return refuse(c, "host TAP " HOST_DEVICE ": %s", strerror(-host_fd));
   bool ok = nft_install(&config, abi.gateway_prefix, HOST_DEVICE, error, sizeof error);
+  // A firewall's reload may have emptied the set as well.
+  if (ok && control->tables) ok = nft_set_ports(control->tables, error, sizeof error);
   if (ok && moved) ok = underlay_open(config.vtep, config.vxlan_port, &underlay_fd, transmit, error, sizeof error);
   if (!ok) {
     if (!control->configured) close(host_fd);
@@ -236,6 +238,16 @@ static bool same_ports(const Snapshot *a, const Snapshot *b) {
   return true;
 }
 
+// What a firewall's reload removed is made again, and what failed is tried again with the next rows.
+static bool set_ports(Control *control, const Snapshot *tables, char *error, size_t error_size) {
+  bool ok = nft_set_ports(tables, error, error_size);
+  if (!ok && control->configured)
+    ok = nft_install(&control->engine->program.config, control->config.gateway_prefix, HOST_DEVICE, error, error_size) &&
+         nft_set_ports(tables, error, error_size);
+  control->ports_missing = !ok;
+  return ok;
+}
+
 static void add_absent(PortSet *out, const Snapshot *of, const Snapshot *in) {
   for (uint32_t i = 0; of && i < of->port_count; i++)
     if (of->ports[i].protocol == PROTOCOL_UDP && (!in || !snapshot_port(in, PROTOCOL_UDP, of->ports[i].published))) port_set_add(out, of->ports[i].published);
@@ -291,19 +303,19 @@ static void apply_commit(const Command *c) {
   resolver_set_tables(control->resolver, tables);
   control->tables = tables;
   char error[512];
-  ok = same_ports(before, tables) || nft_set_ports(tables, error, sizeof error);
+  ok = (!control->ports_missing && same_ports(before, tables)) || set_ports(control, tables, error, sizeof error);
   if (ok) forget_changed(control, before, tables);
   snapshot_free(before);
   if (!ok) return refuse(c, "%s", error);
   answer(c, &revision, sizeof revision);
 }
 
-typedef struct CounterCopy { Counters counters; uint64_t flows, evicted, expired, adopted, torn, rewritten; } CounterCopy;
+typedef struct CounterCopy { Counters counters; uint64_t flows, evicted, expired, adopted, torn, unsaved, rewritten; } CounterCopy;
 
 static void copy_counters(Engine *engine, void *argument) {
   const FlowTable *t = &engine->program.flows;
   *(CounterCopy *)argument = (CounterCopy){.counters = engine->counters, .flows = t->count, .evicted = t->evicted,
-    .expired = t->expired, .adopted = t->adopted, .torn = t->torn, .rewritten = engine->program.clients_rewritten};
+    .expired = t->expired, .adopted = t->adopted, .torn = t->torn, .unsaved = t->unsaved, .rewritten = engine->program.clients_rewritten};
 }
 
 static void counters(const Command *c) {
@@ -321,7 +333,7 @@ static void counters(const Command *c) {
     {"offload.coalesced", n->coalesced}, {"offload.segmented", n->segmented}, {"offload.tunnelled", n->tunnelled},
     {"offload.tunnel_refused", n->tunnel_refused}, {"offload.acks_thinned", n->acks_thinned}, {"flows", copy.flows},
     {"flows.evicted", copy.evicted}, {"flows.expired", copy.expired}, {"flows.adopted", copy.adopted}, {"flows.torn", copy.torn},
-    {"clients_rewritten", copy.rewritten}, {"dns.answered", r->answered}, {"dns.missed", r->missed},
+    {"flows.unsaved", copy.unsaved}, {"clients_rewritten", copy.rewritten}, {"dns.answered", r->answered}, {"dns.missed", r->missed},
     {"dns.refused", r->refused}, {"dns.malformed", r->malformed}, {"revision", c->control->tables ? c->control->tables->revision : 0}};
   size_t size = 0;
   for (size_t i = 0; i < sizeof values / sizeof *values; i++)
@@ -346,10 +358,7 @@ static void destroy(const Command *c) {
   if (directory) closedir(directory);
   nft_remove();
   if (!control->configured) {
-    uint8_t mac[6];
-    int fd = tap_open(HOST_DEVICE);
-    (void)mac;
-    host_tap_remove(fd);
+    host_tap_remove(tap_open(HOST_DEVICE));
   } else host_tap_remove(control->engine->host_fd);
   static const char *const files[] = {"netns", "flows", "datapath.sock", "datapath.pid"};
   for (size_t i = 0; i < sizeof files / sizeof *files; i++) {

@@ -58,9 +58,11 @@ static void close_client(Control *control) {
 }
 
 static bool enqueue(Control *control, uint16_t type, uint64_t id, const void *first, uint32_t first_size, const void *second, uint32_t second_size) {
+  // What tasks ask for while the agent is slow must not take the room of answers it waits for.
+  uint32_t limit = type == FRAME_DNS_MISS ? OUTPUT_MAX / 2 : OUTPUT_MAX;
   FrameHeader header = {.size = first_size + second_size, .type = type, .abi = ABI_VERSION, .id = id};
   pthread_mutex_lock(&control->output_mutex);
-  bool ok = control->connected && control->output_size + sizeof header + header.size <= OUTPUT_MAX;
+  bool ok = control->connected && control->output_size + sizeof header + header.size <= limit;
   if (ok) {
     uint8_t *at = control->output + control->output_size;
     memcpy(at, &header, sizeof header);

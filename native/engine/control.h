@@ -17,7 +17,8 @@ typedef struct Control {
   Snapshot *tables;
   uint32_t generation;
   int listen_fd, client_fd, wake_fd, signal_fd;
-  bool configured, ending;
+  // ports_missing: the last attempt to publish them failed.
+  bool configured, ending, ports_missing;
   ConfigureAbi config;
   uint8_t *input;
   uint32_t input_size;

@@ -116,8 +116,11 @@ static void take_frame(Engine *engine, Packet *p, const Origin *origin) {
 static void read_tap(Engine *engine, const Source *source) {
   Origin origin = {.kind = source->kind == SOURCE_HOST ? ORIGIN_HOST : ORIGIN_INTERFACE, .interface = source->interface};
   uint8_t *buffer = engine->tap_buffer + HEADROOM;
+  bool gone = false;
   for (int i = 0; i < TAP_BATCH; i++) {
     ssize_t size = read(source->fd, buffer, BUFFER_SIZE - HEADROOM);
+    // The device was deleted, by its task or with its namespace: epoll would report that without end.
+    gone = size < 0 && errno == EBADFD;
     if (size < (ssize_t)sizeof(VnetHeader)) break;
     VnetHeader vnet;
     memcpy(&vnet, buffer, sizeof vnet);
@@ -135,6 +138,7 @@ static void read_tap(Engine *engine, const Source *source) {
     else engine_count_drop(engine, reason);
   }
   flush_held(engine, &origin);
+  if (gone) engine_remove_source(engine, source->fd);
 }
 
 // A kernel's data plane runs in softirqs, before any process; among busy tasks this thread must not queue as one of

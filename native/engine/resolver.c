@@ -40,18 +40,18 @@ bool resolver_open_sockets(int *udp_fd, int *tcp_fd) {
   return false;
 }
 
-static void close_connection(Connection *c) {
+static void close_connection(Resolver *r, Connection *c) {
   if (c->fd < 0) return;
   close(c->fd);
   c->fd = -1;
   c->generation++;
+  r->sandboxes[c->sandbox].connections--;
 }
 
 // A peer that does not read its answer loses it: the thread never waits for one.
 static void send_tcp(Resolver *r, Connection *c, uint8_t *message, uint32_t size) {
-  (void)r;
   store_be16(message - 2, (uint16_t)size);
-  if (send(c->fd, message - 2, size + 2, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)size + 2) close_connection(c);
+  if (send(c->fd, message - 2, size + 2, MSG_DONTWAIT | MSG_NOSIGNAL) != (ssize_t)size + 2) close_connection(r, c);
 }
 
 static void deliver(Resolver *r, const Miss *miss, uint8_t *message, uint32_t size) {
@@ -74,6 +74,18 @@ static void fail(Resolver *r, const Miss *miss, uint8_t code) {
 static void release(Resolver *r, Miss *miss) {
   miss->used = false;
   r->miss_count--;
+  r->sandboxes[miss->sandbox].waiting--;
+}
+
+// Makes a place for a sandbox that holds few: whoever holds the most loses one.
+static void fail_of_greatest(Resolver *r) {
+  Miss *victim = NULL;
+  for (uint32_t i = 0; i < MISSES_MAX; i++) {
+    Miss *miss = &r->misses[i];
+    if (miss->used && (!victim || r->sandboxes[miss->sandbox].waiting > r->sandboxes[victim->sandbox].waiting)) victim = miss;
+  }
+  fail(r, victim, DNS_REFUSED);
+  release(r, victim);
 }
 
 static void start_miss(Resolver *r, const Miss *asked, const uint8_t *query, uint32_t size) {
@@ -83,8 +95,10 @@ static void start_miss(Resolver *r, const Miss *asked, const uint8_t *query, uin
     fail(r, asked, DNS_SERVFAIL);
     return;
   }
+  if (r->miss_count == MISSES_MAX && s->waiting < MISSES_SANDBOX_FEW) fail_of_greatest(r);
   Miss *miss = NULL;
-  for (uint32_t i = 0; i < MISSES_MAX && !miss && r->miss_count < MISSES_MAX; i++) {
+  bool may = s->waiting < MISSES_SANDBOX_MAX && r->miss_count < MISSES_MAX;
+  for (uint32_t i = 0; may && i < MISSES_MAX && !miss; i++) {
     uint32_t place = (r->miss_next + i) % MISSES_MAX;
     if (r->misses[place].used) continue;
     miss = &r->misses[place];
@@ -100,6 +114,7 @@ static void start_miss(Resolver *r, const Miss *asked, const uint8_t *query, uin
   miss->used = true;
   miss->deadline_ms = now_ms() + MISS_TIMEOUT_MS;
   r->miss_count++;
+  s->waiting++;
   r->missed++;
   if (r->send_miss(r->context, miss, s->id, query, size)) return;
   fail(r, miss, DNS_SERVFAIL);
@@ -145,25 +160,41 @@ static void on_udp(Resolver *r, uint32_t index) {
   }
 }
 
+// A free place, or that of a connection of whoever holds the most, if that is more than this sandbox would then hold.
+static Connection *connection_place(Resolver *r, uint32_t index) {
+  uint32_t held = r->sandboxes[index].connections, most = held + 1;
+  Connection *victim = NULL;
+  if (held >= TCP_CONNECTIONS_SANDBOX_MAX) return NULL;
+  for (uint32_t i = 0; i < TCP_CONNECTIONS_MAX; i++) {
+    Connection *c = &r->connections[i];
+    if (c->fd < 0) return c;
+    if (r->sandboxes[c->sandbox].connections <= most) continue;
+    most = r->sandboxes[c->sandbox].connections;
+    victim = c;
+  }
+  if (!victim) return NULL;
+  r->refused++;
+  close_connection(r, victim);
+  return victim;
+}
+
 static void on_listen(Resolver *r, uint32_t index) {
   int fd = accept4(r->sandboxes[index].tcp_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (fd < 0) return;
-  // No sandbox may take the places of all others.
-  uint32_t held = 0;
-  for (uint32_t i = 0; i < TCP_CONNECTIONS_MAX; i++) held += r->connections[i].fd >= 0 && r->connections[i].sandbox == index;
-  for (uint32_t i = 0; held < TCP_CONNECTIONS_SANDBOX_MAX && i < TCP_CONNECTIONS_MAX; i++) {
-    Connection *c = &r->connections[i];
-    if (c->fd >= 0) continue;
-    c->fd = fd;
-    c->have = 0;
-    c->sandbox = index;
-    c->deadline_ms = now_ms() + TCP_IDLE_MS;
-    struct epoll_event event = {.events = EPOLLIN, .data.u64 = event_data(KIND_CONNECTION, i, c->generation)};
-    if (epoll_ctl(r->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0) close_connection(c);
+  Connection *c = connection_place(r, index);
+  if (!c) {
+    r->refused++;
+    close(fd);
     return;
   }
-  r->refused++;
-  close(fd);
+  c->fd = fd;
+  c->have = 0;
+  c->sandbox = index;
+  c->deadline_ms = now_ms() + TCP_IDLE_MS;
+  r->sandboxes[index].connections++;
+  uint32_t place = (uint32_t)(c - r->connections);
+  struct epoll_event event = {.events = EPOLLIN, .data.u64 = event_data(KIND_CONNECTION, place, c->generation)};
+  if (epoll_ctl(r->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0) close_connection(r, c);
 }
 
 static void on_connection(Resolver *r, uint32_t index) {
@@ -171,16 +202,15 @@ static void on_connection(Resolver *r, uint32_t index) {
   ssize_t size = recv(c->fd, c->buffer + c->have, sizeof c->buffer - c->have, MSG_DONTWAIT);
   if (size < 0 && errno == EAGAIN) return;
   if (size <= 0) {
-    close_connection(c);
+    close_connection(r, c);
     return;
   }
   c->have += (uint32_t)size;
-  c->deadline_ms = now_ms() + TCP_IDLE_MS;
   while (c->fd >= 0 && c->have >= 2) {
     uint32_t length = load_be16(c->buffer);
     if (length > QUERY_MAX || length < DNS_HEADER) {
       r->malformed++;
-      close_connection(c);
+      close_connection(r, c);
       return;
     }
     if (c->have < 2 + length) return;
@@ -188,6 +218,8 @@ static void on_connection(Resolver *r, uint32_t index) {
     memcpy(query, c->buffer + 2, length);
     c->have -= 2 + length;
     memmove(c->buffer, c->buffer + 2 + length, c->have);
+    // A whole question, not a byte now and then, keeps a connection.
+    c->deadline_ms = now_ms() + TCP_IDLE_MS;
     Miss asked = {.tcp = true, .sandbox = c->sandbox, .connection = index, .connection_generation = c->generation};
     handle_query(r, &asked, query, length);
   }
@@ -195,7 +227,7 @@ static void on_connection(Resolver *r, uint32_t index) {
 
 static void expire(Resolver *r, uint64_t now) {
   for (uint32_t i = 0; i < TCP_CONNECTIONS_MAX; i++)
-    if (r->connections[i].fd >= 0 && r->connections[i].deadline_ms < now) close_connection(&r->connections[i]);
+    if (r->connections[i].fd >= 0 && r->connections[i].deadline_ms < now) close_connection(r, &r->connections[i]);
   for (uint32_t i = 0; i < MISSES_MAX && r->miss_count; i++) {
     if (!r->misses[i].used || r->misses[i].deadline_ms >= now) continue;
     fail(r, &r->misses[i], DNS_SERVFAIL);
@@ -278,8 +310,10 @@ void resolver_remove(Resolver *r, const char *id) {
     s->used = false;
     close(s->udp_fd);
     close(s->tcp_fd);
+    for (uint32_t k = 0; k < MISSES_MAX && s->waiting; k++)
+      if (r->misses[k].used && r->misses[k].sandbox == i) release(r, &r->misses[k]);
     for (uint32_t k = 0; k < TCP_CONNECTIONS_MAX; k++)
-      if (r->connections[k].fd >= 0 && r->connections[k].sandbox == i) close_connection(&r->connections[k]);
+      if (r->connections[k].fd >= 0 && r->connections[k].sandbox == i) close_connection(r, &r->connections[k]);
   }
   pthread_mutex_unlock(&r->mutex);
 }

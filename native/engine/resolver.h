@@ -5,7 +5,10 @@
 #include "../packet/program.h"
 #include <pthread.h>
 
-enum { RESOLVER_SANDBOXES_MAX = 2048, MISSES_MAX = 1024, TCP_CONNECTIONS_MAX = 256, TCP_CONNECTIONS_SANDBOX_MAX = 32, MISS_TIMEOUT_MS = 10000, TCP_IDLE_MS = 10000, QUERY_MAX = 2048 };
+// Of the whole node, and of one sandbox: no task may take the places of all others. One that holds less than FEW gets a
+// place in a full table.
+enum { RESOLVER_SANDBOXES_MAX = 2048, MISSES_MAX = 1024, MISSES_SANDBOX_MAX = 128, MISSES_SANDBOX_FEW = 16, TCP_CONNECTIONS_MAX = 256,
+       TCP_CONNECTIONS_SANDBOX_MAX = 32, MISS_TIMEOUT_MS = 10000, TCP_IDLE_MS = 10000, QUERY_MAX = 2048 };
 
 typedef struct ResolverSandbox {
   bool used, forwards;
@@ -13,6 +16,8 @@ typedef struct ResolverSandbox {
   char id[SANDBOX_ID_SIZE];
   uint32_t vnis[SANDBOX_INTERFACES_MAX], vni_count;
   int udp_fd, tcp_fd;
+  // Questions that wait for the agent, and TCP connections.
+  uint32_t waiting, connections;
 } ResolverSandbox;
 
 typedef struct Miss {

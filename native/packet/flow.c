@@ -4,7 +4,7 @@
 #include "packet.h"
 #include <stdlib.h>
 
-enum { FLOW_ABI = 1, HEADER_SIZE = 4096, EVICTION_SAMPLE = 16 };
+enum { FLOW_ABI = 1, HEADER_SIZE = 4096, EVICTION_SAMPLE = 16, EVICTION_SHARE = 4 };
 #define FLOW_MAGIC 0x53574f4c4e4b5331ULL
 
 enum { TIMEOUT_TCP_NEW_S = 60, TIMEOUT_TCP_ESTABLISHED_S = 5 * 86400, TIMEOUT_TCP_HALF_CLOSED_S = 600,
@@ -141,22 +141,48 @@ void flow_remove(FlowTable *t, Flow *flow) {
   t->count--;
 }
 
-static void evict_one(FlowTable *t) {
-  Flow *victim = NULL;
+static bool same_initiator(const FlowKey *a, const FlowKey *b) { return a->source == b->source && a->scope == b->scope; }
+
+// The one of a sample that expires first; of one initiator only if `of` is given.
+static Flow *expires_first(Flow *const sample[EVICTION_SAMPLE], const FlowKey *of) {
+  Flow *first = NULL;
   for (uint32_t i = 0; i < EVICTION_SAMPLE; i++) {
-    Flow *f = &t->flows[(t->sweep + i) % t->capacity];
-    if (f->kind != FLOW_FREE && (!victim || f->expires_s < victim->expires_s)) victim = f;
+    if (of && !same_initiator(&sample[i]->key[0], of)) continue;
+    if (!first || sample[i]->expires_s < first->expires_s) first = sample[i];
   }
-  t->sweep = (t->sweep + EVICTION_SAMPLE) % t->capacity;
-  if (!victim) return;
+  return first;
+}
+
+static uint32_t held_by(Flow *const sample[EVICTION_SAMPLE], const FlowKey *initiator) {
+  uint32_t held = 0;
+  for (uint32_t i = 0; i < EVICTION_SAMPLE; i++) held += same_initiator(&sample[i]->key[0], initiator);
+  return held;
+}
+
+// A random sample of a full table shows who fills it. Whoever holds the most pays for its own new flows; others cost the
+// flow that expires first, as long as that is no established connection: then, too, the one who holds the most pays.
+static void evict_one(FlowTable *t, const FlowKey *asking) {
+  Flow *sample[EVICTION_SAMPLE];
+  const FlowKey *holder = NULL;
+  uint32_t most = 0;
+  for (uint32_t i = 0; i < EVICTION_SAMPLE; i++)
+    sample[i] = &t->flows[(mix64(mix64(t->seed, t->evicted * EVICTION_SAMPLE + i), i + 1) >> 32) % t->capacity];
+  for (uint32_t i = 0; i < EVICTION_SAMPLE; i++) {
+    uint32_t held = held_by(sample, &sample[i]->key[0]);
+    if (held <= most) continue;
+    most = held;
+    holder = &sample[i]->key[0];
+  }
+  Flow *victim = expires_first(sample, NULL);
+  if (most >= EVICTION_SHARE && held_by(sample, asking) == most) victim = expires_first(sample, asking);
+  else if (most >= EVICTION_SHARE && victim->state == STATE_ESTABLISHED) victim = expires_first(sample, holder);
   flow_remove(t, victim);
   t->evicted++;
 }
 
 Flow *flow_insert(FlowTable *t, FlowKind kind, const FlowKey key[2], uint32_t now_s) {
   if (key_equal(&key[0], &key[1]) || flow_has(t, &key[0]) || flow_has(t, &key[1])) return NULL;
-  if (!t->free_count) evict_one(t);
-  if (!t->free_count) return NULL;
+  if (!t->free_count) evict_one(t, &key[0]);
   uint32_t entry = t->free_list[--t->free_count];
   Flow *flow = &t->flows[entry];
   write_begin(flow);

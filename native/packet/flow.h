@@ -58,6 +58,8 @@ typedef struct FlowTable {
   uint32_t slot_mask;
   uint64_t seed;
   uint64_t evicted, expired, adopted, torn;
+  // 1 when the memory ends with the process, for want of room for a file.
+  uint64_t unsaved;
 } FlowTable;
 
 typedef struct FlowRef { Flow *flow; int direction; } FlowRef;
@@ -68,7 +70,7 @@ bool flow_init(FlowTable *t, void *memory, uint32_t capacity, const char *boot_i
 void flow_free(FlowTable *t);
 FlowRef flow_find(const FlowTable *t, const FlowKey *key);
 bool flow_has(const FlowTable *t, const FlowKey *key);
-// NULL: a key is taken. When full, the flow of a small sample that matters least is evicted.
+// NULL: a key is taken. When full, a flow of a small sample is evicted, first of all one of whoever holds the most.
 Flow *flow_insert(FlowTable *t, FlowKind kind, const FlowKey key[2], uint32_t now_s);
 void flow_remove(FlowTable *t, Flow *flow);
 // Advances the state by one packet.

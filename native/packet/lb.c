@@ -35,6 +35,12 @@ const Backend *lb_pick(BackendSet *set) {
   return NULL;
 }
 
+bool lb_drains(const BackendSet *set, uint32_t address) {
+  for (uint32_t i = 0; set->weight && i < set->count; i++)
+    if (set->backends[i].address == address) return set->backends[i].draining;
+  return false;
+}
+
 bool lb_contains(const BackendSet *set, uint32_t address) {
   for (uint32_t i = 0; i < set->count; i++)
     if (set->backends[i].address == address) return true;

@@ -19,5 +19,7 @@ typedef struct BackendSet {
 void lb_prepare(BackendSet *set);
 // Smooth enough round robin: consecutive flows go to consecutive backends, each as often as its weight. NULL: none.
 const Backend *lb_pick(BackendSet *set);
+// Whether this backend drains and others take new flows.
+bool lb_drains(const BackendSet *set, uint32_t address);
 bool lb_contains(const BackendSet *set, uint32_t address);
 #endif

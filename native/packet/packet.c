@@ -50,8 +50,9 @@ static DropReason check_offload(const Packet *p) {
     if (p->fragment || (p->protocol != PROTOCOL_TCP && p->protocol != PROTOCOL_UDP)) return DROP_OFFLOAD;
     if (v->csum_start != p->l4 || v->csum_offset != (p->protocol == PROTOCOL_TCP ? 16 : 6)) return DROP_OFFLOAD;
   }
-  if (gso == GSO_NONE) return DROP_NONE;
-  if (!partial || v->gso_size < GSO_SIZE_MIN) return DROP_OFFLOAD;
+  // The ECN bit alone names no kind; taken for one, it would be cut to pieces of gso_size bytes, which may be none.
+  if (gso == GSO_NONE) return v->gso_type ? DROP_OFFLOAD : DROP_NONE;
+  if (!partial || v->gso_size < GSO_SIZE_MIN || p->size <= p->payload) return DROP_OFFLOAD;
   if (gso == GSO_TCPV4) return p->protocol == PROTOCOL_TCP && !(p->tcp_flags & (TCP_SYN | TCP_RST)) ? DROP_NONE : DROP_OFFLOAD;
   if (gso == GSO_UDP_L4) return p->protocol == PROTOCOL_UDP ? DROP_NONE : DROP_OFFLOAD;
   return DROP_OFFLOAD;

@@ -44,20 +44,20 @@ static Verdict reply(Context *c, uint32_t size, DropReason reason) {
   return (Verdict){.kind = VERDICT_REPLY, .reason = reason};
 }
 
-static bool may_send_error(Program *program) {
-  if (program->errors_s != program->now_s) {
-    program->errors_s = program->now_s;
-    program->errors_left = ERRORS_PER_SECOND_MAX;
-  }
-  if (!program->errors_left) return false;
-  program->errors_left--;
+// Each task's interface has an allowance of its own: one that asks for errors must not silence those others wait for.
+static bool may_send_error(Context *c) {
+  Program *program = c->program;
+  ErrorBudget *budget = c->origin->kind == ORIGIN_INTERFACE ? &c->origin->interface->errors : &program->errors;
+  if (budget->second != program->now_s) *budget = (ErrorBudget){.second = program->now_s, .left = ERRORS_PER_SECOND_MAX};
+  if (!budget->left) return false;
+  budget->left--;
   return true;
 }
 
 // Refuses a packet aloud: a reset for TCP, an ICMP error otherwise.
 static Verdict refuse(Context *c, DropReason reason) {
   Program *program = c->program;
-  if (!may_send_error(program)) return drop(DROP_RATE_LIMITED);
+  if (!may_send_error(c)) return drop(DROP_RATE_LIMITED);
   if (c->p->protocol == PROTOCOL_TCP) return reply(c, reply_tcp_reset(program->reply, c->p, own_mac(c)), reason);
   return reply(c, reply_icmp_error(program->reply, c->p, own_mac(c), c->p->destination, ICMP_UNREACHABLE, 3, 0), reason);
 }
@@ -95,7 +95,7 @@ static Verdict check_tunnel(Context *c, const Verdict *to) {
     if (gso == GSO_UDP_L4 && largest > limit) return drop(DROP_TOO_BIG);
     return drop(DROP_NONE);
   }
-  if (!may_send_error(program)) return drop(DROP_RATE_LIMITED);
+  if (!may_send_error(c)) return drop(DROP_RATE_LIMITED);
   uint32_t size = reply_icmp_error(program->reply, p, own_mac(c), p->destination, ICMP_UNREACHABLE, 4, (uint16_t)limit);
   return reply(c, size, DROP_TOO_BIG);
 }
@@ -184,6 +184,20 @@ static bool flow_is_current(Program *program, Flow *flow) {
   return true;
 }
 
+// Whether the backend of a flow is about to go while another one takes new connections.
+static bool flow_drains(const Program *program, const Flow *flow) {
+  const FlowKey *ask = &flow->key[0];
+  const BackendSet *set = NULL;
+  if (flow->kind == FLOW_VIP) {
+    const Service *service = snapshot_service(program->tables, ask->scope, ask->destination);
+    set = service ? &service->set : NULL;
+  } else if (flow->kind == FLOW_PORT) {
+    const Port *port = snapshot_port(program->tables, (uint8_t)ask->protocol, ntohs(ask->destination_port));
+    set = port ? &port->set : NULL;
+  }
+  return set && lb_drains(set, flow->key[1].source);
+}
+
 static Verdict send_by_flow(Context *c, Flow *flow, int direction) {
   flow_touch(flow, direction, c->p->tcp_flags, c->program->now_s);
   FlowKey to = flow_inverse(&flow->key[!direction]);
@@ -201,6 +215,21 @@ static Flow *insert_flow(Program *program, FlowKind kind, FlowKey key[2]) {
     flow = flow_insert(&program->flows, kind, key, program->now_s);
   }
   return flow;
+}
+
+// A connection straight to the backend, which no flow knows, may have the ports of a newer one through the virtual
+// address. Its packets show: before the first answer to a SYN nothing else comes from that side. The newer one then
+// gets another port, with which its next SYN goes out.
+static bool answers_older(const Flow *flow, const Packet *p) {
+  return flow->kind == FLOW_VIP && flow->state == STATE_NEW && p->protocol == PROTOCOL_TCP && !(p->tcp_flags & (TCP_SYN | TCP_RST));
+}
+
+static void give_way(Program *program, Flow *flow) {
+  FlowKey key[2] = {flow->key[0], flow->key[1]};
+  // The port differs in one bit at least, and insert_flow looks further if that one is taken, too.
+  key[1].destination_port ^= htons(1);
+  flow_remove(&program->flows, flow);
+  insert_flow(program, FLOW_VIP, key);
 }
 
 static Verdict start_flow(Context *c, FlowKind kind, FlowKey key[2]) {
@@ -279,6 +308,11 @@ static bool by_flow(Context *c, Verdict *verdict) {
   if (packet_is_icmp_error(p)) {
     FlowKey tuple;
     if (!nat_embedded_tuple(p, &tuple)) return false;
+    // A task may complain of what was sent to itself only, or it could break the connections of its neighbours.
+    if (c->origin->kind == ORIGIN_INTERFACE && tuple.destination != p->source) {
+      *verdict = drop(DROP_SPOOFED_SOURCE);
+      return true;
+    }
     key = flow_inverse(&tuple);
     key.scope = c->scope;
     key.peer = c->peer;
@@ -295,14 +329,19 @@ static bool by_flow(Context *c, Verdict *verdict) {
     return true;
   }
   if (found.direction == 0) {
-    bool reused = p->protocol == PROTOCOL_TCP && flow->state >= STATE_CLOSING && starts_connection(p);
     bool current = flow_is_current(program, flow);
-    if (reused || !current) {
+    // A SYN in the place of a connection that ended, or begins it anew with a task that is being stopped.
+    bool again = p->protocol == PROTOCOL_TCP && starts_connection(p) && (flow->state >= STATE_CLOSING || flow_drains(program, flow));
+    if (again || !current) {
       flow_remove(&program->flows, flow);
       if (p->protocol != PROTOCOL_TCP || starts_connection(p)) return false;
       *verdict = refuse(c, DROP_BACKEND_REMOVED);
       return true;
     }
+  }
+  if (found.direction == 1 && answers_older(flow, p)) {
+    give_way(program, flow);
+    return false;
   }
   *verdict = send_by_flow(c, flow, found.direction);
   return true;
@@ -443,6 +482,8 @@ static Verdict from_vxlan(Context *c) {
   Packet *p = c->p;
   uint32_t vni = c->origin->vni, vtep = c->origin->vtep;
   if (!snapshot_knows_vtep(program->tables, vtep)) return drop(DROP_UNKNOWN_VTEP);
+  // This node sends itself nothing through the tunnel: it is some other process here, in the name of our tasks.
+  if (vtep == program->config.vtep) return drop(DROP_SPOOFED_PEER);
   const Network *network = snapshot_network(program->tables, vni);
   if (!network) return drop(DROP_UNKNOWN_VNI);
   if (network->flags & NETWORK_ENCRYPTED) return drop(DROP_ENCRYPTION);

@@ -8,6 +8,7 @@
 #include "snapshot.h"
 
 struct Sandbox;
+typedef struct ErrorBudget { uint32_t second, left; } ErrorBudget;
 typedef struct Interface {
   // VNI of an overlay interface, SCOPE_GATEWAY of a gateway interface.
   uint32_t scope;
@@ -16,6 +17,8 @@ typedef struct Interface {
   uint32_t address_count;
   uint8_t mac[6];
   uint16_t mtu;
+  // Only the packet thread uses it.
+  ErrorBudget errors;
   struct Sandbox *sandbox;
   char name[16];
   // TAP; the program does not touch it.
@@ -65,7 +68,9 @@ typedef struct Program {
   FlowTable flows;
   // Of the tables: the ingress network and this node's address in it.
   uint32_t ingress_vni, ingress_address;
-  uint32_t now_s, errors_left, errors_s;
+  uint32_t now_s;
+  // Of errors to the node's own side and to tunnels.
+  ErrorBudget errors;
   uint64_t random;
   uint64_t clients_rewritten;
   uint8_t host_mac[6];

@@ -109,8 +109,7 @@ export class Worker {
     });
     const forwarder = new Forwarder();
     options.dataPlane.onDnsMiss((miss) => {
-      this.upstreams(miss.sandbox).then((upstreams) => forwarder.forward(miss.query, miss.tcp, upstreams))
-        .then((answer) => miss.reply(answer), options.onBug);
+      forwarder.forward(miss.query, miss.tcp, () => this.upstreams(miss.sandbox)).then((answer) => miss.reply(answer), options.onBug);
     });
     options.dataPlane.onRestart(() => {
       this.restore().catch((error: unknown) => {

@@ -7,7 +7,7 @@ import { spawnSync } from 'node:child_process';
 import os from 'node:os';
 import type { Logger } from 'pino';
 import type { InitRequest, JoinRequest, LocalNode, ManagerBackend, NodeBackend } from '../api/backend.js';
-import { CERT_EXPIRY_DEFAULT_MS, bundle, createCsr, createRootCa, joinToken, rootDigest, signCsr } from '../io/x509/certificates.js';
+import { CERT_EXPIRY_DEFAULT_MS, createCsr, createRootCa, joinToken, rootDigest, signCsr } from '../io/x509/certificates.js';
 import { limitLog } from '../io/grpc/connections.js';
 import { startGrpcServer, type GrpcServer, type ServerIdentity } from '../io/grpc/server.js';
 import type { Credentials } from '../io/grpc/client.js';
@@ -28,14 +28,14 @@ import { healthHandlers } from './manager/health.js';
 import { Manager } from './manager/manager.js';
 import { networkViewHandlers } from './manager/networkview.js';
 import type { AgentOptions } from './options.js';
+import { Renewal } from './renewal.js';
 import { SwarmFiles, type NodeCertificates, type SwarmState } from './swarmstate.js';
-import { joinSwarm, renewCertificate } from './worker/join.js';
+import { joinSwarm } from './worker/join.js';
 import { Worker } from './worker/worker.js';
 
 const JOIN_TIMEOUT_MS = 20_000;
 const VXLAN_PORT = 4789;
 const HEARTBEAT_NS = 5_000_000_000n;
-const RENEWAL_RETRY_MS = 60_000;
 
 const AVAILABILITY = {
   active: NodeSpec_Availability.ACTIVE, pause: NodeSpec_Availability.PAUSE, drain: NodeSpec_Availability.DRAIN,
@@ -62,9 +62,10 @@ export class SkeinNode implements NodeBackend {
   private consensus: Consensus | undefined;
   private managerPart: Manager | undefined;
   private server: GrpcServer | undefined;
-  private renewal: NodeJS.Timeout | undefined;
-  private renewing = false;
-  /** The state file being written. */
+  private renewal: Renewal | undefined;
+  /** Why this node's part in its swarm was not taken up at the start; it can only be left. */
+  private refused: string | undefined;
+  /** The state or certificate file being written. */
   private saving: Promise<void> = Promise.resolve();
   /** init, join and leave exclude each other. */
   private changing = false;
@@ -79,15 +80,27 @@ export class SkeinNode implements NodeBackend {
 
   async start(): Promise<void> {
     await mkdir(this.files.directory, { recursive: true, mode: 0o700 });
-    this.state = await this.files.load();
-    if (this.state === undefined) return;
-    this.certificates = await this.files.loadCertificates();
-    await this.run(this.state);
+    await this.loadFiles();
+    if (this.state !== undefined && this.refused === undefined) await this.run(this.state);
+  }
+
+  /** As a Docker Engine: what is wrong with the files is told by the API of an agent that runs, and its tasks go on. */
+  private async loadFiles(): Promise<void> {
+    try {
+      this.state = await this.files.load();
+      if (this.state === undefined) return;
+      this.certificates = await this.files.loadCertificates();
+      this.refused = this.files.certificateProblem(this.certificates, Date.now());
+    } catch (error) {
+      if (!(error instanceof AppFailure)) throw error;
+      this.refused = error.message;
+    }
+    if (this.refused !== undefined) this.parts.logger.error({ error: this.refused }, 'swarm component could not be started');
   }
 
   /** Stops the agent; tasks, data plane and state stay. */
   async close(): Promise<void> {
-    clearTimeout(this.renewal);
+    this.renewal?.stop();
     await this.worker?.close();
     await this.server?.close();
     await this.managerPart?.close();
@@ -97,17 +110,22 @@ export class SkeinNode implements NodeBackend {
   }
 
   local(): LocalNode {
-    const { state } = this;
+    const { state, refused, certificates } = this;
     const connected = this.worker?.connected === true;
     return {
-      state: state === undefined ? 'inactive' : connected || this.managerPart !== undefined ? 'active' : 'pending',
-      error: state === undefined || connected ? '' : this.worker?.lastError ?? '',
+      state: refused !== undefined ? 'error' : state === undefined ? 'inactive' : connected || this.managerPart !== undefined ? 'active' : 'pending',
+      error: refused ?? (state === undefined || connected || certificates === undefined ? ''
+        : this.files.certificateProblem(certificates, Date.now()) ?? this.worker?.lastError ?? ''),
       nodeId: state?.nodeId ?? '',
       isManager: this.managerPart !== undefined,
       nodeAddr: state === undefined ? '' : hostOf(state.advertiseAddr),
       remoteManagers: state?.managers ?? [],
-      rootCaPem: this.certificates?.rootCa ?? '',
+      rootCaPem: certificates?.rootCa ?? '',
     };
+  }
+
+  private get inSwarm(): boolean {
+    return this.state !== undefined || this.refused !== undefined;
   }
 
   manager(): ManagerBackend | undefined {
@@ -115,7 +133,7 @@ export class SkeinNode implements NodeBackend {
   }
 
   async swarmInit(request: InitRequest): Promise<Result<string>> {
-    if (this.state !== undefined || this.changing) return alreadyInSwarm();
+    if (this.inSwarm || this.changing) return alreadyInSwarm();
     if (request.forceNewCluster) return fail('unimplemented', '--force-new-cluster needs the multi-manager release: not supported yet');
     if (request.autoLockManagers) return fail('unimplemented', '--autolock needs the multi-manager release: not supported yet');
     const listen = parseHostPort(request.listenAddr === '' ? this.parts.options.listenAddr : request.listenAddr, MANAGEMENT_PORT);
@@ -177,7 +195,7 @@ export class SkeinNode implements NodeBackend {
   }
 
   async swarmJoin(request: JoinRequest): Promise<Result<void>> {
-    if (this.state !== undefined || this.changing) return alreadyInSwarm();
+    if (this.inSwarm || this.changing) return alreadyInSwarm();
     if (request.remoteAddrs.length === 0) return fail('invalid_argument', 'at least 1 RemoteAddr is required to join');
     const listen = parseHostPort(request.listenAddr === '' ? this.parts.options.listenAddr : request.listenAddr, MANAGEMENT_PORT);
     if (!listen.ok) return listen;
@@ -188,6 +206,8 @@ export class SkeinNode implements NodeBackend {
     if (!addresses.ok) return addresses;
     this.changing = true;
     try {
+      // What a join or leave that did not finish has left behind.
+      await this.files.clear();
       let failure: Result<never> = fail('unavailable', 'no manager answered');
       for (const remote of request.remoteAddrs) {
         const target = parseHostPort(remote, MANAGEMENT_PORT);
@@ -227,9 +247,9 @@ export class SkeinNode implements NodeBackend {
   }
 
   async swarmLeave(force: boolean): Promise<Result<void>> {
-    if (this.state === undefined || this.changing) return fail('unavailable', 'This node is not part of a swarm');
-    if (this.managerPart !== undefined && !force) {
-      const managers = this.managerPart.view().list('node').filter((node) => node.managerStatus !== undefined);
+    if (!this.inSwarm || this.changing) return fail('unavailable', 'This node is not part of a swarm');
+    if (this.state?.role === 'manager' && !force) {
+      const managers = this.managerPart?.view().list('node').filter((node) => node.managerStatus !== undefined) ?? [];
       const last = managers.length <= 1
         ? ' Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message.' : ' Use `--force` to suppress this message.';
       return fail('unavailable', `You are attempting to leave the swarm on a node that is participating as a manager.${last}`);
@@ -245,7 +265,7 @@ export class SkeinNode implements NodeBackend {
 
   /** Ends this node's part in its swarm and removes all that was kept of it. */
   private async forget(): Promise<void> {
-    clearTimeout(this.renewal);
+    this.renewal?.stop();
     await this.worker?.leave(this.managerPart === undefined);
     await this.server?.close();
     await this.managerPart?.close();
@@ -256,7 +276,9 @@ export class SkeinNode implements NodeBackend {
     this.server = undefined;
     this.managerPart = undefined;
     this.consensus = undefined;
+    this.renewal = undefined;
     this.state = undefined;
+    this.refused = undefined;
     this.certificates = undefined;
     await this.files.clear();
   }
@@ -339,11 +361,18 @@ export class SkeinNode implements NodeBackend {
       credentials: () => this.credentials(),
       managers: () => (this.state ?? state).managers.map(({ addr }) => addr),
       onSession: (message) => this.onSession(message),
-      onRotate: () => this.renew(),
+      onRotate: () => this.renewal?.rotate(),
+      onBug: parts.onBug,
+    });
+    this.renewal = new Renewal({
+      credentials: () => this.credentials(),
+      managers: () => (this.state ?? state).managers.map(({ addr }) => addr),
+      onRenewed: (certificates) => this.renewed(certificates),
+      logger: parts.logger,
       onBug: parts.onBug,
     });
     await this.worker.start();
-    this.scheduleRenewal();
+    this.renewal.schedule();
   }
 
   private credentials(): Credentials {
@@ -367,39 +396,14 @@ export class SkeinNode implements NodeBackend {
     this.saving = this.saving.then(() => this.files.save(next)).catch(this.parts.onBug);
   }
 
-  /** At a random time in 50 to 80 % of the certificate's life. */
-  private scheduleRenewal(): void {
-    const leaf = bundle(this.certificates?.certificate ?? '')[0];
-    if (leaf === undefined) return;
-    const from = Date.parse(leaf.validFrom);
-    const life = Date.parse(leaf.validTo) - from;
-    const share = 0.5 + 0.3 * (randomBytes(2).readUInt16BE() / 65_536);
-    const waitMs = Math.max(from + life * share - Date.now(), 1000);
-    clearTimeout(this.renewal);
-    this.renewal = setTimeout(() => this.renew(), Math.min(waitMs, 2 ** 31 - 1));
-  }
-
-  private renew(): void {
-    if (this.renewing || this.state === undefined) return;
-    this.renewing = true;
-    const { nodeId, managers } = this.state;
-    renewCertificate(managers[0]?.addr ?? '', this.credentials()).then(async (renewed) => {
-      this.renewing = false;
-      // The node left its swarm meanwhile.
-      if (this.state?.nodeId !== nodeId || this.changing) return;
-      if (!renewed.ok) {
-        this.parts.logger.warn({ error: renewed.error.message }, 'certificate renewal failed; it is tried again');
-        clearTimeout(this.renewal);
-        this.renewal = setTimeout(() => this.renew(), RENEWAL_RETRY_MS);
-        return;
-      }
-      const { key, certificate, rootCa } = renewed.value;
-      this.certificates = { key, certificate, rootCa };
-      await this.files.saveCertificates(this.certificates);
-      this.server?.setIdentity(this.serverIdentity());
-      this.worker?.reconnect();
-      this.scheduleRenewal();
-    }).catch(this.parts.onBug);
+  private async renewed(certificates: NodeCertificates): Promise<void> {
+    this.saving = this.saving.then(() => this.files.saveCertificates(certificates));
+    await this.saving;
+    // Leaving waits for what is being saved.
+    if (this.state === undefined) return;
+    this.certificates = certificates;
+    this.server?.setIdentity(this.serverIdentity());
+    this.worker?.reconnect();
   }
 }
 

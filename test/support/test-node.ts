@@ -1,0 +1,203 @@
+// TestNode: a real SkeinNode (state directory, raft log, TLS on loopback, sessions) on a machine of which only the
+// processes and the packets are made up. The machine outlives the node, as tasks and data plane outlive an agent.
+
+import { mkdtemp, rm } from 'node:fs/promises';
+import { createServer, type AddressInfo } from 'node:net';
+import os from 'node:os';
+import path from 'node:path';
+import { pino } from 'pino';
+import type { InitRequest, JoinRequest } from '../../src/api/backend.js';
+import { createService } from '../../src/core/control/services.js';
+import { AGENT_DEFAULTS } from '../../src/daemon/options.js';
+import { SkeinNode } from '../../src/daemon/node.js';
+import { AppFailure, unwrap } from '../../src/lib/result.js';
+import type { ContainerSummary, Controller, Executor, ExitState, ImageSummary, LogRecord } from '../../src/platform/executor.js';
+import type { DataPlane, DnsMiss, TableDelta } from '../../src/platform/dataplane.js';
+import type { NodeDescription } from '../../src/model/proto/swarmkit_pb.js';
+import type { Sandbox } from '../../src/model/sandbox.js';
+import { spec } from './control.js';
+import { describe } from './fake-node.js';
+
+interface Running {
+  readonly ended: Promise<ExitState>;
+  readonly end: (exit: ExitState) => void;
+}
+
+const IMAGE: ImageSummary = {
+  id: 'sha256:00', repoTags: ['app:1'], repoDigests: [], createdMs: 0, sizeBytes: 1, os: 'linux', architecture: 'amd64', config: {},
+};
+
+/** Tasks that run by being in a map. */
+export class TestExecutor implements Executor {
+  readonly kind = 'oci' as const;
+  readonly running = new Map<string, Running>();
+  /** What a verb fails with for as long as it is set. */
+  readonly failures = new Map<'terminate' | 'remove' | 'adopt', AppFailure>();
+  readonly calls: string[] = [];
+  readonly images = {
+    list: async () => [IMAGE], inspect: async () => undefined, remove: async () => false,
+    load: async () => [], importTar: async () => '',
+  };
+
+  async describe(hostname: string): Promise<NodeDescription> {
+    return describe(hostname);
+  }
+  controller(taskId: string): Controller {
+    const verb = (name: string): void => {
+      this.calls.push(name);
+      const failure = this.failures.get(name as 'remove');
+      if (failure !== undefined) throw failure;
+    };
+    const end = (): void => this.running.get(taskId)?.end({ exitCode: 143, finishedAtMs: Date.now(), reason: undefined });
+    return {
+      prepare: async () => verb('prepare'),
+      start: async () => {
+        verb('start');
+        let resolve: (exit: ExitState) => void = () => undefined;
+        const ended = new Promise<ExitState>((done) => { resolve = done; });
+        this.running.set(taskId, { ended, end: resolve });
+        return { containerId: taskId.padEnd(64, '0'), pid: 4242, startedAtMs: Date.now() };
+      },
+      healthy: async () => undefined,
+      wait: async () => this.running.get(taskId)?.ended ?? { exitCode: 143, finishedAtMs: Date.now(), reason: undefined },
+      shutdown: async () => end(),
+      terminate: async () => {
+        verb('terminate');
+        end();
+      },
+      remove: async () => {
+        verb('remove');
+        end();
+        this.running.delete(taskId);
+      },
+      state: () => (this.running.has(taskId) ? { containerId: taskId.padEnd(64, '0'), pid: 4242, startedAtMs: 1 } : undefined),
+      async *logs(): AsyncGenerator<LogRecord> {},
+    };
+  }
+  async adopt(): Promise<readonly string[]> {
+    const failure = this.failures.get('adopt');
+    if (failure !== undefined) throw failure;
+    return [...this.running.keys()];
+  }
+  async containers(): Promise<readonly ContainerSummary[]> {
+    return [];
+  }
+  async close(): Promise<void> {}
+}
+
+/** A data plane that remembers what it was given. */
+export class TestDataPlane implements DataPlane {
+  readonly attached = new Map<string, Sandbox>();
+  applied: TableDelta | undefined;
+  async probe() {
+    return { engine: 'test', supported: true, findings: [] };
+  }
+  async configure(): Promise<void> {}
+  async attach(sandbox: Sandbox) {
+    this.attached.set(sandbox.id, sandbox);
+    return { netns: `/netns/${sandbox.id}` };
+  }
+  async detach(id: string): Promise<void> {
+    this.attached.delete(id);
+  }
+  async sandboxes(): Promise<readonly string[]> {
+    return [...this.attached.keys()];
+  }
+  async apply(delta: TableDelta): Promise<bigint> {
+    this.applied = delta;
+    return delta.revision;
+  }
+  async counters() {
+    return {};
+  }
+  onDnsMiss(_handler: (miss: DnsMiss) => void): void {}
+  onRestart(): void {}
+  async close(): Promise<void> {}
+  async destroy(): Promise<void> {}
+  async reset(): Promise<void> {
+    this.attached.clear();
+  }
+}
+
+const INIT: InitRequest = {
+  listenAddr: '', advertiseAddr: '', dataPathAddr: '', dataPathPort: 0, forceNewCluster: false, availability: 'active',
+  defaultAddrPool: [], subnetSize: 0, autoLockManagers: false, taskHistoryRetentionLimit: undefined, heartbeatPeriodNs: undefined,
+  nodeCertExpiryNs: undefined, snapshotInterval: undefined, labels: {},
+};
+
+export class TestNode {
+  readonly executor = new TestExecutor();
+  readonly dataPlane = new TestDataPlane();
+  readonly stateDir: string;
+  readonly address: string;
+  /** Lines of the log, parsed. */
+  readonly logged: { level: number; msg: string; [key: string]: unknown }[] = [];
+  readonly bugs: unknown[] = [];
+  node: SkeinNode;
+
+  private constructor(stateDir: string, address: string) {
+    this.stateDir = stateDir;
+    this.address = address;
+    this.node = this.make();
+  }
+
+  static async make(): Promise<TestNode> {
+    const server = createServer();
+    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+    const { port } = server.address() as AddressInfo;
+    await new Promise((resolve) => server.close(resolve));
+    return new TestNode(await mkdtemp(path.join(os.tmpdir(), 'skein-node-')), `127.0.0.1:${port}`);
+  }
+
+  private make(): SkeinNode {
+    return new SkeinNode({
+      options: { ...AGENT_DEFAULTS, hostname: 'n1', stateDir: this.stateDir, runDir: this.stateDir, listenAddr: this.address,
+        advertiseAddr: this.address },
+      executor: this.executor,
+      dataPlane: this.dataPlane,
+      logger: pino({ level: 'info' }, { write: (line: string) => this.logged.push(JSON.parse(line)) }),
+      onBug: (error) => this.bugs.push(error),
+    });
+  }
+
+  init(request: Partial<InitRequest> = {}): ReturnType<SkeinNode['swarmInit']> {
+    return this.node.swarmInit({ ...INIT, ...request });
+  }
+
+  join(manager: TestNode, request: Partial<JoinRequest> = {}): ReturnType<SkeinNode['swarmJoin']> {
+    return this.node.swarmJoin({
+      listenAddr: '', advertiseAddr: this.address, dataPathAddr: '', remoteAddrs: [manager.address], availability: 'active',
+      joinToken: manager.workerToken, ...request,
+    });
+  }
+
+  get workerToken(): string {
+    return this.node.manager()?.view().cluster()?.rootCa?.joinTokens?.worker ?? '';
+  }
+
+  /** A new agent on the same machine. */
+  async restart(between: () => Promise<void> = async () => undefined): Promise<void> {
+    await this.node.close();
+    await between();
+    this.node = this.make();
+    await this.node.start();
+  }
+
+  async service(name: string, replicas: number): Promise<void> {
+    unwrap(await (this.node.manager() as NonNullable<ReturnType<SkeinNode['manager']>>)
+      .commit((view, context) => createService(view, spec(name, { Mode: { Replicated: { Replicas: replicas } } }), context)));
+  }
+
+  warnings(): string[] {
+    return this.logged.filter(({ level }) => level >= 40).map((line) => JSON.stringify(line));
+  }
+
+  file(...names: string[]): string {
+    return path.join(this.stateDir, 'swarm', ...names);
+  }
+
+  async down(): Promise<void> {
+    await this.node.close();
+    await rm(this.stateDir, { recursive: true, force: true });
+  }
+}

@@ -133,60 +133,18 @@ export class SkeinNode implements NodeBackend {
   }
 
   async swarmInit(request: InitRequest): Promise<Result<string>> {
-    if (this.inSwarm || this.changing) return alreadyInSwarm();
-    if (request.forceNewCluster) return fail('unimplemented', '--force-new-cluster needs the multi-manager release: not supported yet');
-    if (request.autoLockManagers) return fail('unimplemented', '--autolock needs the multi-manager release: not supported yet');
-    const listen = parseHostPort(request.listenAddr === '' ? this.parts.options.listenAddr : request.listenAddr, MANAGEMENT_PORT);
-    if (!listen.ok) return listen;
-    const addresses = this.addresses(request.advertiseAddr, request.dataPathAddr, listen.value.port);
-    if (!addresses.ok) return addresses;
+    return this.inSwarm || this.changing ? alreadyInSwarm() : this.entering(() => this.init(request));
+  }
+
+  async swarmJoin(request: JoinRequest): Promise<Result<void>> {
+    return this.inSwarm || this.changing ? alreadyInSwarm() : this.entering(() => this.join(request));
+  }
+
+  /** Closed to others from the first moment, before anything is waited for. */
+  private async entering<T>(work: () => Promise<Result<T>>): Promise<Result<T>> {
     this.changing = true;
     try {
-      // What an init that did not finish has left behind.
-      await this.files.clear();
-      const nodeId = newId(randomBytes);
-      const clusterId = newId(randomBytes);
-      const raftId = randomBytes(8).readBigUInt64BE() >> 1n | 1n;
-      const nowMs = Date.now();
-      const root = await createRootCa(nowMs);
-      const { key, csr } = await createCsr();
-      const expiryMs = request.nodeCertExpiryNs === undefined ? CERT_EXPIRY_DEFAULT_MS : Number(request.nodeCertExpiryNs / 1_000_000n);
-      const certificate = unwrap(await signCsr(root, { csr, nodeId, organization: clusterId, role: 'swarm-manager', expiryMs, nowMs }));
-      const vxlanPort = request.dataPathPort === 0 ? VXLAN_PORT : request.dataPathPort;
-      const state: SwarmState = {
-        nodeId, clusterId, role: 'manager', raftId: raftId.toString(), listenAddr: `${listen.value.host}:${listen.value.port}`,
-        ...addresses.value, vxlanPort, managers: [{ nodeId, addr: addresses.value.advertiseAddr }],
-      };
-      this.certificates = { rootCa: root.certificate, certificate, key };
-      await this.files.saveCertificates(this.certificates);
-      await this.openConsensus(state);
-      unwrap(await (this.managerPart as Manager).commit(() => ok({
-        actions: bootstrapActions({
-          clusterId, nodeId, raftId, advertiseAddr: state.advertiseAddr, hostname: this.hostname,
-          availability: AVAILABILITY[request.availability],
-          rootCert: root.certificate, rootKey: root.key, rootHash: rootDigest(root.certificate),
-          workerToken: joinToken(root.certificate, newTokenSecret(randomBytes)),
-          managerToken: joinToken(root.certificate, newTokenSecret(randomBytes)),
-          defaultAddressPool: request.defaultAddrPool.length > 0 ? request.defaultAddrPool : ['10.0.0.0/8'],
-          subnetSize: request.subnetSize === 0 ? 24 : request.subnetSize,
-          vxlanPort,
-          taskHistoryLimit: BigInt(request.taskHistoryRetentionLimit ?? 5),
-          heartbeatPeriodNs: request.heartbeatPeriodNs ?? HEARTBEAT_NS,
-          nodeCertExpiryNs: BigInt(expiryMs) * 1_000_000n,
-          snapshotInterval: request.snapshotInterval ?? 10_000n,
-          labels: request.labels,
-          autoLockManagers: false,
-        }, randomBytes),
-        value: undefined,
-      })));
-      await this.serve(state);
-      this.state = state;
-      await this.startWorker(state);
-      // From here on a restart finds the swarm.
-      await this.files.save(state);
-      const problem = await (this.worker as unknown as Worker).waitConnected(JOIN_TIMEOUT_MS);
-      if (problem !== '') this.parts.logger.error({ problem }, 'the manager\'s own session does not stand yet');
-      return ok(nodeId);
+      return await work();
     } catch (error) {
       return await this.abandon(error);
     } finally {
@@ -194,8 +152,61 @@ export class SkeinNode implements NodeBackend {
     }
   }
 
-  async swarmJoin(request: JoinRequest): Promise<Result<void>> {
-    if (this.inSwarm || this.changing) return alreadyInSwarm();
+  private async init(request: InitRequest): Promise<Result<string>> {
+    if (request.forceNewCluster) return fail('unimplemented', '--force-new-cluster needs the multi-manager release: not supported yet');
+    if (request.autoLockManagers) return fail('unimplemented', '--autolock needs the multi-manager release: not supported yet');
+    const listen = parseHostPort(request.listenAddr === '' ? this.parts.options.listenAddr : request.listenAddr, MANAGEMENT_PORT);
+    if (!listen.ok) return listen;
+    const addresses = this.addresses(request.advertiseAddr, request.dataPathAddr, listen.value.port);
+    if (!addresses.ok) return addresses;
+    // What an init that did not finish has left behind.
+    await this.files.clear();
+    const nodeId = newId(randomBytes);
+    const clusterId = newId(randomBytes);
+    const raftId = randomBytes(8).readBigUInt64BE() >> 1n | 1n;
+    const nowMs = Date.now();
+    const root = await createRootCa(nowMs);
+    const { key, csr } = await createCsr();
+    const expiryMs = request.nodeCertExpiryNs === undefined ? CERT_EXPIRY_DEFAULT_MS : Number(request.nodeCertExpiryNs / 1_000_000n);
+    const certificate = unwrap(await signCsr(root, { csr, nodeId, organization: clusterId, role: 'swarm-manager', expiryMs, nowMs }));
+    const vxlanPort = request.dataPathPort === 0 ? VXLAN_PORT : request.dataPathPort;
+    const state: SwarmState = {
+      nodeId, clusterId, role: 'manager', raftId: raftId.toString(), listenAddr: `${listen.value.host}:${listen.value.port}`,
+      ...addresses.value, vxlanPort, managers: [{ nodeId, addr: addresses.value.advertiseAddr }],
+    };
+    this.certificates = { rootCa: root.certificate, certificate, key };
+    await this.files.saveCertificates(this.certificates);
+    await this.openConsensus(state);
+    unwrap(await (this.managerPart as Manager).commit(() => ok({
+      actions: bootstrapActions({
+        clusterId, nodeId, raftId, advertiseAddr: state.advertiseAddr, hostname: this.hostname,
+        availability: AVAILABILITY[request.availability],
+        rootCert: root.certificate, rootKey: root.key, rootHash: rootDigest(root.certificate),
+        workerToken: joinToken(root.certificate, newTokenSecret(randomBytes)),
+        managerToken: joinToken(root.certificate, newTokenSecret(randomBytes)),
+        defaultAddressPool: request.defaultAddrPool.length > 0 ? request.defaultAddrPool : ['10.0.0.0/8'],
+        subnetSize: request.subnetSize === 0 ? 24 : request.subnetSize,
+        vxlanPort,
+        taskHistoryLimit: BigInt(request.taskHistoryRetentionLimit ?? 5),
+        heartbeatPeriodNs: request.heartbeatPeriodNs ?? HEARTBEAT_NS,
+        nodeCertExpiryNs: BigInt(expiryMs) * 1_000_000n,
+        snapshotInterval: request.snapshotInterval ?? 10_000n,
+        labels: request.labels,
+        autoLockManagers: false,
+      }, randomBytes),
+      value: undefined,
+    })));
+    await this.serve(state);
+    this.state = state;
+    await this.startWorker(state);
+    // From here on a restart finds the swarm.
+    await this.files.save(state);
+    const problem = await (this.worker as unknown as Worker).waitConnected(JOIN_TIMEOUT_MS);
+    if (problem !== '') this.parts.logger.error({ problem }, 'the manager\'s own session does not stand yet');
+    return ok(nodeId);
+  }
+
+  private async join(request: JoinRequest): Promise<Result<void>> {
     if (request.remoteAddrs.length === 0) return fail('invalid_argument', 'at least 1 RemoteAddr is required to join');
     const listen = parseHostPort(request.listenAddr === '' ? this.parts.options.listenAddr : request.listenAddr, MANAGEMENT_PORT);
     if (!listen.ok) return listen;
@@ -204,42 +215,35 @@ export class SkeinNode implements NodeBackend {
       ? request.advertiseAddr : await addressTowards(towards.value.host) ?? '';
     const addresses = this.addresses(own, request.dataPathAddr, listen.value.port);
     if (!addresses.ok) return addresses;
-    this.changing = true;
-    try {
-      // What a join or leave that did not finish has left behind.
-      await this.files.clear();
-      let failure: Result<never> = fail('unavailable', 'no manager answered');
-      for (const remote of request.remoteAddrs) {
-        const target = parseHostPort(remote, MANAGEMENT_PORT);
-        if (!target.ok) return target;
-        const address = `${target.value.host}:${target.value.port}`;
-        const joined = await joinSwarm({ address, token: request.joinToken, availability: AVAILABILITY[request.availability] });
-        if (!joined.ok) {
-          failure = joined;
-          continue;
-        }
-        const { nodeId, clusterId, key, certificate, rootCa } = joined.value;
-        const state: SwarmState = {
-          nodeId, clusterId, role: 'worker', raftId: '', listenAddr: `${listen.value.host}:${listen.value.port}`,
-          ...addresses.value, vxlanPort: VXLAN_PORT, managers: [{ nodeId: '', addr: address }],
-        };
-        this.certificates = { rootCa, certificate, key };
-        await this.files.saveCertificates(this.certificates);
-        await this.files.save(state);
-        this.state = state;
-        await this.run(state);
-        const problem = await (this.worker as unknown as Worker).waitConnected(JOIN_TIMEOUT_MS);
-        if (problem !== '') {
-          return fail('deadline_exceeded', 'Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the "docker info" command to see the current swarm status of your node.');
-        }
-        return ok(undefined);
+    // What a join or leave that did not finish has left behind.
+    await this.files.clear();
+    let failure: Result<never> = fail('unavailable', 'no manager answered');
+    for (const remote of request.remoteAddrs) {
+      const target = parseHostPort(remote, MANAGEMENT_PORT);
+      if (!target.ok) return target;
+      const address = `${target.value.host}:${target.value.port}`;
+      const joined = await joinSwarm({ address, token: request.joinToken, availability: AVAILABILITY[request.availability] });
+      if (!joined.ok) {
+        failure = joined;
+        continue;
       }
-      return failure;
-    } catch (error) {
-      return await this.abandon(error);
-    } finally {
-      this.changing = false;
+      const { nodeId, clusterId, key, certificate, rootCa } = joined.value;
+      const state: SwarmState = {
+        nodeId, clusterId, role: 'worker', raftId: '', listenAddr: `${listen.value.host}:${listen.value.port}`,
+        ...addresses.value, vxlanPort: VXLAN_PORT, managers: [{ nodeId: '', addr: address }],
+      };
+      this.certificates = { rootCa, certificate, key };
+      await this.files.saveCertificates(this.certificates);
+      await this.files.save(state);
+      this.state = state;
+      await this.run(state);
+      const problem = await (this.worker as unknown as Worker).waitConnected(JOIN_TIMEOUT_MS);
+      if (problem !== '') {
+        return fail('deadline_exceeded', 'Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the "docker info" command to see the current swarm status of your node.');
+      }
+      return ok(undefined);
     }
+    return failure;
   }
 
   async imagesChanged(): Promise<void> {

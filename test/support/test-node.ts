@@ -151,8 +151,7 @@ export class TestNode {
 
   private make(): SkeinNode {
     return new SkeinNode({
-      options: { ...AGENT_DEFAULTS, hostname: 'n1', stateDir: this.stateDir, runDir: this.stateDir, listenAddr: this.address,
-        advertiseAddr: this.address },
+      options: { ...AGENT_DEFAULTS, hostname: 'n1', stateDir: this.stateDir, runDir: this.stateDir, listenAddr: this.address },
       executor: this.executor,
       dataPlane: this.dataPlane,
       logger: pino({ level: 'info' }, { write: (line: string) => this.logged.push(JSON.parse(line)) }),
@@ -161,7 +160,7 @@ export class TestNode {
   }
 
   init(request: Partial<InitRequest> = {}): ReturnType<SkeinNode['swarmInit']> {
-    return this.node.swarmInit({ ...INIT, ...request });
+    return this.node.swarmInit({ ...INIT, advertiseAddr: this.address, ...request });
   }
 
   join(manager: TestNode, request: Partial<JoinRequest> = {}): ReturnType<SkeinNode['swarmJoin']> {

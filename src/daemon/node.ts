@@ -30,6 +30,7 @@ import { networkViewHandlers } from './manager/networkview.js';
 import type { AgentOptions } from './options.js';
 import { Renewal } from './renewal.js';
 import { SwarmFiles, type NodeCertificates, type SwarmState } from './swarmstate.js';
+import { attempt, endTasks } from './worker/ending.js';
 import { joinSwarm } from './worker/join.js';
 import { Worker } from './worker/worker.js';
 
@@ -82,6 +83,9 @@ export class SkeinNode implements NodeBackend {
     await mkdir(this.files.directory, { recursive: true, mode: 0o700 });
     await this.loadFiles();
     if (this.state !== undefined && this.refused === undefined) await this.run(this.state);
+    // What a forced leave has left behind belongs to no swarm.
+    const left = this.inSwarm ? '' : await endTasks(this.executor);
+    if (left !== '') this.parts.logger.error({ tasks: left }, 'tasks of a swarm this node has left could not be removed');
   }
 
   /** As a Docker Engine: what is wrong with the files is told by the API of an agent that runs, and its tasks go on. */
@@ -260,37 +264,52 @@ export class SkeinNode implements NodeBackend {
     }
     this.changing = true;
     try {
-      await this.forget();
-      return ok(undefined);
+      return await this.leave(force);
     } finally {
       this.changing = false;
     }
   }
 
-  /** Ends this node's part in its swarm and removes all that was kept of it. */
-  private async forget(): Promise<void> {
+  /**
+   * Ends this node's part in its swarm and removes all that was kept of it. What will not go is left behind with
+   * `force`; without, the node has no session any more and can only be left again, which tries again.
+   */
+  private async leave(force: boolean): Promise<Result<void>> {
     this.renewal?.stop();
-    await this.worker?.leave(this.managerPart === undefined);
+    const tasks = await (this.worker?.leave(this.managerPart === undefined) ?? endTasks(this.executor));
+    this.worker = undefined;
     await this.server?.close();
     await this.managerPart?.close();
     await this.consensus?.close();
-    await this.parts.dataPlane.reset();
     await this.saving;
-    this.worker = undefined;
     this.server = undefined;
     this.managerPart = undefined;
     this.consensus = undefined;
     this.renewal = undefined;
+    const network = tasks === '' || force ? await attempt(() => this.parts.dataPlane.reset()) : '';
+    if ((tasks !== '' || network !== '') && !force) {
+      return this.stuck(`tasks or networks of this node could not be removed (${tasks}${network}). Use "docker swarm leave" `
+        + 'to try again, or "docker swarm leave --force" to leave them behind.');
+    }
+    if (tasks !== '' || network !== '') this.parts.logger.error({ tasks, network }, 'left behind on leaving the swarm');
+    const files = await attempt(() => this.files.clear());
+    if (files !== '') return this.stuck(`the state in ${this.files.directory} could not be removed (${files}). Use "docker swarm leave" to try again.`);
     this.state = undefined;
     this.refused = undefined;
     this.certificates = undefined;
-    await this.files.clear();
+    return ok(undefined);
+  }
+
+  private stuck(problem: string): Result<never> {
+    this.refused = problem;
+    this.parts.logger.error({ problem }, 'leaving the swarm is not finished');
+    return fail('failed_precondition', problem);
   }
 
   /** An init or join that failed half way leaves nothing behind. Bugs go on as bugs. */
   private async abandon(error: unknown): Promise<Result<never>> {
+    await this.leave(true);
     if (!(error instanceof AppFailure)) throw error;
-    await this.forget();
     return { ok: false, error: error.toError() };
   }
 

@@ -7,8 +7,10 @@ import { afterEach, describe, it } from 'node:test';
 import { pino } from 'pino';
 import { startApi } from '../../src/api/server.js';
 import { addressTowards } from '../../src/daemon/addresses.js';
-import { unwrap } from '../../src/lib/result.js';
+import { AppFailure, unwrap } from '../../src/lib/result.js';
+import { NodeStatus_State } from '../../src/model/proto/swarmkit_pb.js';
 import { TestNode } from '../support/test-node.js';
+import { eventually } from '../system/fixture.js';
 
 const IN_SWARM = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.';
 const nodes: TestNode[] = [];
@@ -63,5 +65,80 @@ describe('joining', () => {
     assert.equal(await addressTowards('127.0.0.1'), '127.0.0.1');
     assert.equal(await addressTowards('255.255.255.255'), undefined);
     assert.equal(await addressTowards('no such host'), undefined);
+  });
+});
+
+describe('leaving', () => {
+  const busy = new AppFailure({ code: 'internal', message: 'runc delete: device or resource busy' });
+
+  /** A worker with tasks of its own, and its manager. */
+  async function swarm(): Promise<{ leader: TestNode; worker: TestNode; nodeId: string }> {
+    const leader = await make();
+    unwrap(await leader.init({ availability: 'drain' }));
+    const worker = await make();
+    unwrap(await worker.join(leader));
+    await leader.service('web', 3);
+    await eventually('tasks', 8000, async () => assert.equal(worker.executor.running.size, 3));
+    return { leader, worker, nodeId: worker.node.local().nodeId };
+  }
+  const statusOf = (leader: TestNode, id: string) => leader.node.manager()?.view().get('node', id)?.status?.state;
+
+  for (const verb of ['terminate', 'remove'] as const) {
+    it(`goes on when a task fails to ${verb} for a moment`, async () => {
+      const { leader, worker, nodeId } = await swarm();
+      worker.executor.failures.set(verb, busy);
+      setTimeout(() => worker.executor.failures.clear(), 1500);
+      unwrap(await worker.node.swarmLeave(false));
+      assert.equal(worker.node.local().state, 'inactive');
+      assert.deepEqual([worker.executor.running.size, worker.dataPlane.attached.size], [0, 0]);
+      assert.equal(statusOf(leader, nodeId), NodeStatus_State.DOWN);
+    });
+  }
+
+  it('that cannot end the tasks says so and can be asked for again, also with --force', async () => {
+    const { leader, worker, nodeId } = await swarm();
+    worker.executor.failures.set('remove', busy);
+    for (let asked = 0; asked < 2; asked++) {
+      const refused = await worker.node.swarmLeave(false);
+      const words = refused.ok ? '' : refused.error.message;
+      assert.match(words, /could not be removed \(task [0-9a-z]{25}: runc delete: device or resource busy; .*\)\. Use "docker swarm leave" to try again, or/);
+      assert.deepEqual([worker.node.local().state, worker.node.local().error], ['error', words]);
+      assert.equal(statusOf(leader, nodeId), NodeStatus_State.DOWN);
+    }
+    const rejoin = await worker.join(leader);
+    assert.equal(rejoin.ok ? '' : rejoin.error.message, IN_SWARM);
+    unwrap(await worker.node.swarmLeave(true));
+    assert.equal(worker.node.local().state, 'inactive');
+    assert.equal(worker.executor.running.size, 3, 'left behind');
+    await worker.restart();
+    assert.match(worker.warnings().at(-1) ?? '', /could not be removed.*device or resource busy|device or resource busy.*could not be removed/);
+    worker.executor.failures.clear();
+    await worker.restart();
+    assert.equal(worker.executor.running.size, 0, 'and removed as soon as that works');
+    unwrap(await worker.join(leader));
+    await eventually('its part of the tasks', 8000, async () => assert.equal(worker.executor.running.size, 3));
+  });
+
+  it('that failed is as if it was not begun after a restart of the agent', async () => {
+    const { leader, worker, nodeId } = await swarm();
+    worker.executor.failures.set('remove', busy);
+    assert.equal((await worker.node.swarmLeave(false)).ok, false);
+    worker.executor.failures.clear();
+    await worker.restart();
+    await eventually('ready again', 8000, async () => assert.equal(statusOf(leader, nodeId), NodeStatus_State.READY));
+    await eventually('tasks', 8000, async () => assert.equal(worker.executor.running.size, 3));
+    unwrap(await worker.node.swarmLeave(false));
+    assert.equal(worker.executor.running.size, 0);
+  });
+
+  it('a data plane that does not answer is left behind with --force only', async (t) => {
+    const { worker } = await swarm();
+    const lost = new AppFailure({ code: 'unavailable', message: 'data plane: connection lost' });
+    t.mock.method(worker.dataPlane, 'reset', async () => { throw lost; });
+    const refused = await worker.node.swarmLeave(false);
+    assert.match(refused.ok ? '' : refused.error.message, /\(data plane: connection lost\)/);
+    assert.equal(worker.node.local().state, 'error');
+    unwrap(await worker.node.swarmLeave(true));
+    assert.deepEqual([worker.node.local().state, worker.executor.running.size], ['inactive', 0]);
   });
 });

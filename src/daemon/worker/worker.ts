@@ -14,6 +14,7 @@ import {
 } from '../../model/proto/swarmkit_pb.js';
 import { create, equals } from '@bufbuild/protobuf';
 import path from 'node:path';
+import { endTasks } from './ending.js';
 import { LogPublisher } from './logs.js';
 import { NetworkAgent } from './network.js';
 import { SessionLoop } from './session.js';
@@ -158,13 +159,17 @@ export class Worker {
     await this.network.clear();
   }
 
-  /** Ends everything of this node in its swarm, which is told of it unless it ends too. */
-  async leave(tell: boolean): Promise<void> {
+  /**
+   * Ends everything of this node in its swarm, which is told of it unless it ends too. There is no way back: resolves
+   * with '' or with what could not be ended.
+   */
+  async leave(tell: boolean): Promise<string> {
     if (tell) await this.session.leave();
     await this.close();
-    await this.tasks.stopAll();
+    const problem = await endTasks(this.options.executor, () => this.tasks.stopAll());
     // Their rows went as well.
     await this.network.clear();
+    return problem;
   }
 
   /** The task's own servers (service create --dns), else the node's. */

@@ -13,6 +13,7 @@ import { startGrpcServer, type GrpcServer, type ServerIdentity } from '../io/grp
 import type { Credentials } from '../io/grpc/client.js';
 import { newId, newTokenSecret } from '../lib/ids.js';
 import { AppFailure, fail, ok, unwrap, type Result } from '../lib/result.js';
+import { announced } from '../model/network.js';
 import { NetworkView } from '../model/proto/skein_pb.js';
 import { CA, Dispatcher, Health, LogBroker, NodeCA, NodeSpec_Availability, type SessionMessage } from '../model/proto/swarmkit_pb.js';
 import type { DataPlane } from '../platform/dataplane.js';
@@ -109,6 +110,7 @@ export class SkeinNode implements NodeBackend {
     await this.server?.close();
     await this.managerPart?.close();
     await this.consensus?.close();
+    await this.saving;
     await this.executor.close();
     await this.parts.dataPlane.close();
   }
@@ -184,6 +186,7 @@ export class SkeinNode implements NodeBackend {
     unwrap(await (this.managerPart as Manager).commit(() => ok({
       actions: bootstrapActions({
         clusterId, nodeId, raftId, advertiseAddr: state.advertiseAddr, hostname: this.hostname,
+        engineLabels: announced(state.dataPathAddr, this.parts.options.gatewayBridge),
         availability: AVAILABILITY[request.availability],
         rootCert: root.certificate, rootKey: root.key, rootHash: rootDigest(root.certificate),
         workerToken: joinToken(root.certificate, newTokenSecret(randomBytes)),

@@ -21,6 +21,7 @@ import { describe } from './fake-node.js';
 interface Running {
   readonly ended: Promise<ExitState>;
   readonly end: (exit: ExitState) => void;
+  over: boolean;
 }
 
 const IMAGE: ImageSummary = {
@@ -30,14 +31,20 @@ const IMAGE: ImageSummary = {
 /** Tasks that run by being in a map. */
 export class TestExecutor implements Executor {
   readonly kind = 'oci' as const;
-  readonly running = new Map<string, Running>();
+  /** With those that ended and were not removed. */
+  private readonly running = new Map<string, Running>();
   /** What a verb fails with for as long as it is set. */
-  readonly failures = new Map<'terminate' | 'remove' | 'adopt', AppFailure>();
+  readonly failures = new Map<'shutdown' | 'terminate' | 'remove' | 'adopt', AppFailure>();
   readonly calls: string[] = [];
   readonly images = {
     list: async () => [IMAGE], inspect: async () => undefined, remove: async () => false,
     load: async () => [], importTar: async () => '',
   };
+
+  /** How many run. */
+  get live(): number {
+    return [...this.running.values()].filter(({ over }) => !over).length;
+  }
 
   async describe(hostname: string): Promise<NodeDescription> {
     return describe(hostname);
@@ -48,19 +55,27 @@ export class TestExecutor implements Executor {
       const failure = this.failures.get(name as 'remove');
       if (failure !== undefined) throw failure;
     };
-    const end = (): void => this.running.get(taskId)?.end({ exitCode: 143, finishedAtMs: Date.now(), reason: undefined });
+    const end = (): void => {
+      const running = this.running.get(taskId);
+      if (running === undefined) return;
+      running.over = true;
+      running.end({ exitCode: 143, finishedAtMs: Date.now(), reason: undefined });
+    };
     return {
       prepare: async () => verb('prepare'),
       start: async () => {
         verb('start');
         let resolve: (exit: ExitState) => void = () => undefined;
         const ended = new Promise<ExitState>((done) => { resolve = done; });
-        this.running.set(taskId, { ended, end: resolve });
+        this.running.set(taskId, { ended, end: resolve, over: false });
         return { containerId: taskId.padEnd(64, '0'), pid: 4242, startedAtMs: Date.now() };
       },
       healthy: async () => undefined,
       wait: async () => this.running.get(taskId)?.ended ?? { exitCode: 143, finishedAtMs: Date.now(), reason: undefined },
-      shutdown: async () => end(),
+      shutdown: async () => {
+        verb('shutdown');
+        end();
+      },
       terminate: async () => {
         verb('terminate');
         end();

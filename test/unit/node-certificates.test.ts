@@ -64,7 +64,7 @@ describe('the certificate of a node', () => {
     for (const harm of ['missing', 'empty', 'zeros', 'other key'] as const) {
       const node = await manager();
       await node.service('web', 2);
-      await eventually('tasks', 5000, async () => assert.equal(node.executor.running.size, 2));
+      await eventually('tasks', 5000, async () => assert.equal(node.executor.live, 2));
       const file = node.file('certificates/swarm-node.pem');
       await node.restart(async () => {
         if (harm === 'missing') await rm(file);
@@ -79,7 +79,7 @@ describe('the certificate of a node', () => {
       assert.equal(state, 'error');
       assert.ok(error.startsWith(`error while loading TLS certificate in ${file}: it `), error);
       assert.match(error, /Restore it and start the agent again, or leave the swarm and join again\.$/);
-      assert.equal(node.executor.running.size, 2, 'its tasks go on');
+      assert.equal(node.executor.live, 2, 'its tasks go on');
       const again = await node.init();
       assert.match(again.ok ? '' : again.error.message, /already part of a swarm/);
       assert.equal((await node.node.swarmLeave(false)).ok, false, 'a manager is left with --force only');

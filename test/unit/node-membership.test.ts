@@ -78,7 +78,7 @@ describe('leaving', () => {
     const worker = await make();
     unwrap(await worker.join(leader));
     await leader.service('web', 3);
-    await eventually('tasks', 8000, async () => assert.equal(worker.executor.running.size, 3));
+    await eventually('tasks', 8000, async () => assert.equal(worker.executor.live, 3));
     return { leader, worker, nodeId: worker.node.local().nodeId };
   }
   const statusOf = (leader: TestNode, id: string) => leader.node.manager()?.view().get('node', id)?.status?.state;
@@ -90,14 +90,14 @@ describe('leaving', () => {
       setTimeout(() => worker.executor.failures.clear(), 1500);
       unwrap(await worker.node.swarmLeave(false));
       assert.equal(worker.node.local().state, 'inactive');
-      assert.deepEqual([worker.executor.running.size, worker.dataPlane.attached.size], [0, 0]);
+      assert.deepEqual([worker.executor.live, worker.dataPlane.attached.size], [0, 0]);
       assert.equal(statusOf(leader, nodeId), NodeStatus_State.DOWN);
     });
   }
 
   it('that cannot end the tasks says so and can be asked for again, also with --force', async () => {
     const { leader, worker, nodeId } = await swarm();
-    worker.executor.failures.set('remove', busy);
+    for (const verb of ['shutdown', 'terminate', 'remove'] as const) worker.executor.failures.set(verb, busy);
     for (let asked = 0; asked < 2; asked++) {
       const refused = await worker.node.swarmLeave(false);
       const words = refused.ok ? '' : refused.error.message;
@@ -109,14 +109,14 @@ describe('leaving', () => {
     assert.equal(rejoin.ok ? '' : rejoin.error.message, IN_SWARM);
     unwrap(await worker.node.swarmLeave(true));
     assert.equal(worker.node.local().state, 'inactive');
-    assert.equal(worker.executor.running.size, 3, 'left behind');
+    assert.equal(worker.executor.live, 3, 'left behind');
     await worker.restart();
     assert.match(worker.warnings().at(-1) ?? '', /could not be removed.*device or resource busy|device or resource busy.*could not be removed/);
     worker.executor.failures.clear();
     await worker.restart();
-    assert.equal(worker.executor.running.size, 0, 'and removed as soon as that works');
+    assert.equal(worker.executor.live, 0, 'and removed as soon as that works');
     unwrap(await worker.join(leader));
-    await eventually('its part of the tasks', 8000, async () => assert.equal(worker.executor.running.size, 3));
+    await eventually('its part of the tasks', 8000, async () => assert.equal(worker.executor.live, 3));
   });
 
   it('that failed is as if it was not begun after a restart of the agent', async () => {
@@ -126,9 +126,9 @@ describe('leaving', () => {
     worker.executor.failures.clear();
     await worker.restart();
     await eventually('ready again', 8000, async () => assert.equal(statusOf(leader, nodeId), NodeStatus_State.READY));
-    await eventually('tasks', 8000, async () => assert.equal(worker.executor.running.size, 3));
+    await eventually('tasks', 8000, async () => assert.equal(worker.executor.live, 3));
     unwrap(await worker.node.swarmLeave(false));
-    assert.equal(worker.executor.running.size, 0);
+    assert.equal(worker.executor.live, 0);
   });
 
   it('a data plane that does not answer is left behind with --force only', async (t) => {
@@ -139,6 +139,6 @@ describe('leaving', () => {
     assert.match(refused.ok ? '' : refused.error.message, /\(data plane: connection lost\)/);
     assert.equal(worker.node.local().state, 'error');
     unwrap(await worker.node.swarmLeave(true));
-    assert.deepEqual([worker.node.local().state, worker.executor.running.size], ['inactive', 0]);
+    assert.deepEqual([worker.node.local().state, worker.executor.live], ['inactive', 0]);
   });
 });

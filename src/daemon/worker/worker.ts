@@ -3,7 +3,7 @@
 import type { Logger } from 'pino';
 import type { DataPlane } from '../../platform/dataplane.js';
 import type { Executor } from '../../platform/executor.js';
-import { DATA_PATH_LABEL } from '../../model/network.js';
+import { announced } from '../../model/network.js';
 import { Forwarder, hostUpstreams, parseUpstream, type Upstream } from '../../io/dns/forwarder.js';
 import type { Credentials } from '../../io/grpc/client.js';
 import { issuerInfo } from '../../io/x509/certificates.js';
@@ -219,7 +219,8 @@ export class Worker {
     if (description === undefined) return this.description as NodeDescription;
     const { rootCa } = this.options.credentials();
     if (description.engine !== undefined) {
-      description.engine.labels = toPairs({ ...toRecord(description.engine.labels), [DATA_PATH_LABEL]: this.options.dataPathAddr });
+      const { dataPathAddr, gatewayBridge } = this.options;
+      description.engine.labels = toPairs({ ...toRecord(description.engine.labels), ...announced(dataPathAddr, gatewayBridge) });
     }
     if (rootCa !== undefined) {
       const { subject, publicKey } = issuerInfo(rootCa);

@@ -31,7 +31,7 @@ import { networkViewHandlers } from './manager/networkview.js';
 import type { AgentOptions } from './options.js';
 import { Renewal } from './renewal.js';
 import { SwarmFiles, type NodeCertificates, type SwarmState } from './swarmstate.js';
-import { attempt, endTasks } from './worker/ending.js';
+import { attempt, removeTasks } from './worker/ending.js';
 import { joinSwarm } from './worker/join.js';
 import { Worker } from './worker/worker.js';
 
@@ -85,7 +85,7 @@ export class SkeinNode implements NodeBackend {
     await this.loadFiles();
     if (this.state !== undefined && this.refused === undefined) await this.run(this.state);
     // What a forced leave has left behind belongs to no swarm.
-    const left = this.inSwarm ? '' : await endTasks(this.executor);
+    const left = this.inSwarm ? '' : await removeTasks(this.executor);
     if (left !== '') this.parts.logger.error({ tasks: left }, 'tasks of a swarm this node has left could not be removed');
   }
 
@@ -279,8 +279,7 @@ export class SkeinNode implements NodeBackend {
    */
   private async leave(force: boolean): Promise<Result<void>> {
     this.renewal?.stop();
-    const tasks = await (this.worker?.leave(this.managerPart === undefined) ?? endTasks(this.executor));
-    this.worker = undefined;
+    const tasks = await (this.worker?.leave(this.managerPart === undefined) ?? removeTasks(this.executor));
     await this.server?.close();
     await this.managerPart?.close();
     await this.consensus?.close();
@@ -291,9 +290,10 @@ export class SkeinNode implements NodeBackend {
     this.renewal = undefined;
     const network = tasks === '' || force ? await attempt(() => this.parts.dataPlane.reset()) : '';
     if ((tasks !== '' || network !== '') && !force) {
-      return this.stuck(`tasks or networks of this node could not be removed (${tasks}${network}). Use "docker swarm leave" `
-        + 'to try again, or "docker swarm leave --force" to leave them behind.');
+      return this.stuck(`the node cannot leave the swarm yet: ${tasks}${network}. Use "docker swarm leave" to try again, `
+        + 'or "docker swarm leave --force" to leave behind what is left.');
     }
+    this.worker = undefined;
     if (tasks !== '' || network !== '') this.parts.logger.error({ tasks, network }, 'left behind on leaving the swarm');
     const files = await attempt(() => this.files.clear());
     if (files !== '') return this.stuck(`the state in ${this.files.directory} could not be removed (${files}). Use "docker swarm leave" to try again.`);

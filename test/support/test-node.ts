@@ -211,6 +211,7 @@ export class TestNode {
   }
 
   async down(): Promise<void> {
+    this.executor.failures.clear();
     await this.node.close();
     await rm(this.stateDir, { recursive: true, force: true });
   }

@@ -14,7 +14,7 @@ import {
 } from '../../model/proto/swarmkit_pb.js';
 import { create, equals } from '@bufbuild/protobuf';
 import path from 'node:path';
-import { endTasks } from './ending.js';
+import { attempt } from './ending.js';
 import { LogPublisher } from './logs.js';
 import { NetworkAgent } from './network.js';
 import { SessionLoop } from './session.js';
@@ -161,12 +161,13 @@ export class Worker {
 
   /**
    * Ends everything of this node in its swarm, which is told of it unless it ends too. There is no way back: resolves
-   * with '' or with what could not be ended.
+   * with '' or with what could not be ended and is still looked after; then it may be called again.
    */
   async leave(tell: boolean): Promise<string> {
     if (tell) await this.session.leave();
     await this.close();
-    const problem = await endTasks(this.options.executor, () => this.tasks.stopAll());
+    this.connected = false;
+    const problem = await attempt(() => this.tasks.stopAll());
     // Their rows went as well.
     await this.network.clear();
     return problem;

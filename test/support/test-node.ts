@@ -1,7 +1,8 @@
 // TestNode: a real SkeinNode (state directory, raft log, TLS on loopback, sessions) on a machine of which only the
 // processes and the packets are made up. The machine outlives the node, as tasks and data plane outlive an agent.
 
-import { mkdtemp, rm } from 'node:fs/promises';
+import { rmSync } from 'node:fs';
+import { mkdtemp } from 'node:fs/promises';
 import { createServer, type AddressInfo } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
@@ -28,9 +29,10 @@ const IMAGE: ImageSummary = {
   id: 'sha256:00', repoTags: ['app:1'], repoDigests: [], createdMs: 0, sizeBytes: 1, os: 'linux', architecture: 'amd64', config: {},
 };
 
-/** Tasks that run by being in a map. */
+/** Tasks that run by being in a map. One for each life of the agent: what is done after its end is not done. */
 export class TestExecutor implements Executor {
   readonly kind = 'oci' as const;
+  private closed = false;
   /** With those that ended and were not removed. */
   private readonly running = new Map<string, Running>();
   /** What a verb fails with for as long as it is set. */
@@ -46,11 +48,23 @@ export class TestExecutor implements Executor {
     return [...this.running.values()].filter(({ over }) => !over).length;
   }
 
+  /** For the next agent on the same machine. */
+  next(): TestExecutor {
+    const { running, failures, calls } = this;
+    return Object.assign(new TestExecutor(), { running, failures, calls });
+  }
+
+  has(taskId: string): boolean {
+    return this.running.has(taskId);
+  }
+
   async describe(hostname: string): Promise<NodeDescription> {
     return describe(hostname);
   }
   controller(taskId: string): Controller {
-    const verb = (name: string): void => {
+    const alive = async (): Promise<void> => (this.closed ? new Promise(() => undefined) : undefined);
+    const verb = async (name: string): Promise<void> => {
+      await alive();
       this.calls.push(name);
       const failure = this.failures.get(name as 'remove');
       if (failure !== undefined) throw failure;
@@ -64,24 +78,28 @@ export class TestExecutor implements Executor {
     return {
       prepare: async () => verb('prepare'),
       start: async () => {
-        verb('start');
+        await verb('start');
         let resolve: (exit: ExitState) => void = () => undefined;
         const ended = new Promise<ExitState>((done) => { resolve = done; });
         this.running.set(taskId, { ended, end: resolve, over: false });
         return { containerId: taskId.padEnd(64, '0'), pid: 4242, startedAtMs: Date.now() };
       },
       healthy: async () => undefined,
-      wait: async () => this.running.get(taskId)?.ended ?? { exitCode: 143, finishedAtMs: Date.now(), reason: undefined },
+      wait: async () => {
+        const exit = await (this.running.get(taskId)?.ended ?? { exitCode: 143, finishedAtMs: Date.now(), reason: undefined });
+        await alive();
+        return exit;
+      },
       shutdown: async () => {
-        verb('shutdown');
+        await verb('shutdown');
         end();
       },
       terminate: async () => {
-        verb('terminate');
+        await verb('terminate');
         end();
       },
       remove: async () => {
-        verb('remove');
+        await verb('remove');
         end();
         this.running.delete(taskId);
       },
@@ -97,7 +115,9 @@ export class TestExecutor implements Executor {
   async containers(): Promise<readonly ContainerSummary[]> {
     return [];
   }
-  async close(): Promise<void> {}
+  async close(): Promise<void> {
+    this.closed = true;
+  }
 }
 
 /** A data plane that remembers what it was given. */
@@ -136,12 +156,18 @@ export class TestDataPlane implements DataPlane {
 
 const INIT: InitRequest = {
   listenAddr: '', advertiseAddr: '', dataPathAddr: '', dataPathPort: 0, forceNewCluster: false, availability: 'active',
-  defaultAddrPool: [], subnetSize: 0, autoLockManagers: false, taskHistoryRetentionLimit: undefined, heartbeatPeriodNs: undefined,
+  defaultAddrPool: [], subnetSize: 0, autoLockManagers: false, taskHistoryRetentionLimit: undefined, heartbeatPeriodNs: 2_000_000_000n,
   nodeCertExpiryNs: undefined, snapshotInterval: undefined, labels: {},
 };
 
+// Removed at the very end: a closed node may still be writing down how a task ended.
+const made: string[] = [];
+process.on('exit', () => {
+  for (const directory of made) rmSync(directory, { recursive: true, force: true });
+});
+
 export class TestNode {
-  readonly executor = new TestExecutor();
+  executor = new TestExecutor();
   readonly dataPlane = new TestDataPlane();
   readonly stateDir: string;
   readonly address: string;
@@ -161,7 +187,9 @@ export class TestNode {
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
     const { port } = server.address() as AddressInfo;
     await new Promise((resolve) => server.close(resolve));
-    return new TestNode(await mkdtemp(path.join(os.tmpdir(), 'skein-node-')), `127.0.0.1:${port}`);
+    const stateDir = await mkdtemp(path.join(os.tmpdir(), 'skein-node-'));
+    made.push(stateDir);
+    return new TestNode(stateDir, `127.0.0.1:${port}`);
   }
 
   private make(): SkeinNode {
@@ -193,13 +221,18 @@ export class TestNode {
   async restart(between: () => Promise<void> = async () => undefined): Promise<void> {
     await this.node.close();
     await between();
+    this.executor = this.executor.next();
     this.node = this.make();
     await this.node.start();
   }
 
   async service(name: string, replicas: number): Promise<void> {
+    const more = {
+      Mode: { Replicated: { Replicas: replicas } },
+      TaskTemplate: { ContainerSpec: { Image: 'app:1' }, RestartPolicy: { Condition: 'any', Delay: 50_000_000 } },
+    };
     unwrap(await (this.node.manager() as NonNullable<ReturnType<SkeinNode['manager']>>)
-      .commit((view, context) => createService(view, spec(name, { Mode: { Replicated: { Replicas: replicas } } }), context)));
+      .commit((view, context) => createService(view, spec(name, more), context)));
   }
 
   warnings(): string[] {
@@ -213,6 +246,5 @@ export class TestNode {
   async down(): Promise<void> {
     this.executor.failures.clear();
     await this.node.close();
-    await rm(this.stateDir, { recursive: true, force: true });
   }
 }

@@ -16,6 +16,7 @@ import { create, equals } from '@bufbuild/protobuf';
 import path from 'node:path';
 import { attempt } from './ending.js';
 import { LogPublisher } from './logs.js';
+import { LostTasks } from './lost.js';
 import { NetworkAgent } from './network.js';
 import { SessionLoop } from './session.js';
 import { Tasks } from './tasks.js';
@@ -54,6 +55,7 @@ export class Worker {
   private readonly session: SessionLoop;
   private readonly logs: LogPublisher;
   private readonly store: TaskStore;
+  private readonly lost: LostTasks;
   private description: NodeDescription | undefined;
   private describeTimer: NodeJS.Timeout | undefined;
   private connectedWaiters: ((error: string) => void)[] = [];
@@ -62,8 +64,11 @@ export class Worker {
 
   constructor(options: WorkerOptions) {
     this.options = options;
-    this.store = new TaskStore(path.join(options.directory, 'tasks'));
-    this.network = new NetworkAgent(options.dataPlane, path.join(options.directory, 'rows'), options.onBug);
+    this.store = new TaskStore(path.join(options.directory, 'tasks'), (file) => {
+      options.logger.warn({ file }, 'the saved state of a task is damaged: dropped, and the task with it');
+    });
+    this.network = new NetworkAgent(options.dataPlane, path.join(options.directory, 'rows'), options.logger, options.onBug);
+    this.lost = new LostTasks((taskId, status) => this.session.report(taskId, status));
     this.logs = new LogPublisher({
       executor: options.executor, nodeId: () => options.nodeId, tasks: () => this.tasks.list(), onBug: options.onBug,
     });
@@ -92,10 +97,10 @@ export class Worker {
         if (problem !== '') options.logger.warn({ problem }, 'the manager refuses the address of this node: its tasks have no network');
         if (message.node?.certificate?.status?.state === IssuanceStatus_State.ROTATE) options.onRotate();
       },
-      onAssignments: (set) => this.tasks.assign(set),
+      onAssignments: (set) => this.tasks.assign(this.lost.sift(set, (id) => this.tasks.get(id) !== undefined)),
       onUpdate: (update) => this.network.update(update),
       onSubscription: (message, client) => this.logs.handle(message, client),
-      statuses: () => this.tasks.statuses(),
+      statuses: () => new Map([...this.lost.statuses(), ...this.tasks.statuses()]),
       onConnected: (connected, error) => this.onConnected(connected, error),
     });
   }

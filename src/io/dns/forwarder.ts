@@ -9,9 +9,8 @@ import { readFile } from 'node:fs/promises';
 import { parseAddress } from '../../lib/cidr.js';
 
 const SERVERS_MAX = 3;
-const SERVER_TIMEOUT_MS = 4000;
 /** The data plane gives up after ten seconds: an answer has to be there before. */
-const TOTAL_TIMEOUT_MS = 9000;
+const TIMEOUTS_MS = { server: 4000, total: 9000 } as const;
 const IN_FLIGHT_MAX = 1024;
 const HEADER_BYTES = 12;
 const MESSAGE_BYTES_MAX = 65_535;
@@ -45,7 +44,12 @@ export function parseUpstream(text: string): Upstream | undefined {
 
 export class Forwarder {
   private inFlight = 0;
+  private readonly timeoutsMs: { readonly server: number; readonly total: number };
   readonly counts = { forwarded: 0, answered: 0, failed: 0, refused: 0 };
+
+  constructor(timeoutsMs: { readonly server: number; readonly total: number } = TIMEOUTS_MS) {
+    this.timeoutsMs = timeoutsMs;
+  }
 
   /** Always answers: with the upstream's bytes, or SERVFAIL or REFUSED made from the question. */
   async forward(query: Uint8Array, tcp: boolean, servers: () => Promise<readonly Upstream[]>): Promise<Uint8Array> {
@@ -57,9 +61,9 @@ export class Forwarder {
     this.inFlight += 1;
     this.counts.forwarded += 1;
     try {
-      const deadlineMs = performance.now() + TOTAL_TIMEOUT_MS;
+      const deadlineMs = performance.now() + this.timeoutsMs.total;
       for (const upstream of (await servers()).slice(0, SERVERS_MAX)) {
-        const waitMs = Math.min(SERVER_TIMEOUT_MS, deadlineMs - performance.now());
+        const waitMs = Math.min(this.timeoutsMs.server, deadlineMs - performance.now());
         const answer = waitMs <= 0 ? undefined : await (tcp ? askTcp : askUdp)(upstream, query, waitMs);
         if (answer === undefined) continue;
         const code = (answer[3] ?? 0) & 15;

@@ -38,6 +38,7 @@ const NO_LEADER = "The swarm does not have a leader. It's possible that too few 
 export function notManager(local: LocalNode): AppFailure {
   const text = local.state === 'locked' ? LOCKED
     : local.state === 'inactive' ? NO_SWARM
+    : local.state === 'error' ? local.error
     : local.isManager ? NO_LEADER
     : NOT_MANAGER;
   return new AppFailure({ code: 'unavailable', message: text });

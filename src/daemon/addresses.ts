@@ -40,13 +40,13 @@ export function resolveAddress(text: string, what: string): Result<string> {
 export function addressTowards(host: string): Promise<string | undefined> {
   return new Promise((resolve) => {
     const socket = createSocket('udp4');
-    socket.on('error', () => resolve(undefined)); // No route: the caller chooses otherwise.
-    // Connecting a datagram socket sends nothing; it only picks the route.
-    socket.connect(9, host, () => {
-      const { address } = socket.address();
+    const finish = (address: string | undefined): void => {
       socket.close();
       resolve(address);
-    });
+    };
+    socket.on('error', () => finish(undefined));
+    // Connecting a datagram socket sends nothing; it only picks the route. No route: the caller chooses otherwise.
+    socket.connect(9, host, ((error?: Error) => finish(error === undefined ? socket.address().address : undefined)) as () => void);
   });
 }
 

@@ -58,10 +58,11 @@ export async function runAgent(options: AgentOptions): Promise<Result<void>> {
 }
 
 /** One agent per state directory: an exclusive lock that dies with the process (flock through /proc is not in Node, so a pid with its start time). */
-async function lockFile(file: string): Promise<Result<FileHandle>> {
+export async function lockFile(file: string): Promise<Result<FileHandle>> {
   const handle = await open(file, 'a+', 0o600);
   const [pidText, startText] = (await handle.readFile('utf8')).trim().split(' ');
-  if (pidText !== undefined && pidText !== '' && await startTime(Number(pidText)) === startText && Number(pidText) !== process.pid) {
+  // A file without both, as a power loss may leave it, names nobody.
+  if (startText !== undefined && await startTime(Number(pidText)) === startText && Number(pidText) !== process.pid) {
     await handle.close();
     return fail('failed_precondition', `another agent (pid ${pidText}) uses this state directory`);
   }

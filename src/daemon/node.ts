@@ -7,12 +7,13 @@ import { spawnSync } from 'node:child_process';
 import os from 'node:os';
 import type { Logger } from 'pino';
 import type { InitRequest, JoinRequest, LocalNode, ManagerBackend, NodeBackend } from '../api/backend.js';
-import { CERT_EXPIRY_DEFAULT_MS, bundle, createCsr, createRootCa, joinToken, rootDigest, signCsr } from '../io/x509/certificates.js';
+import { CERT_EXPIRY_DEFAULT_MS, createCsr, createRootCa, joinToken, rootDigest, signCsr } from '../io/x509/certificates.js';
 import { limitLog } from '../io/grpc/connections.js';
 import { startGrpcServer, type GrpcServer, type ServerIdentity } from '../io/grpc/server.js';
 import type { Credentials } from '../io/grpc/client.js';
 import { newId, newTokenSecret } from '../lib/ids.js';
 import { AppFailure, fail, ok, unwrap, type Result } from '../lib/result.js';
+import { announced } from '../model/network.js';
 import { NetworkView } from '../model/proto/skein_pb.js';
 import { CA, Dispatcher, Health, LogBroker, NodeCA, NodeSpec_Availability, type SessionMessage } from '../model/proto/swarmkit_pb.js';
 import type { DataPlane } from '../platform/dataplane.js';
@@ -28,14 +29,15 @@ import { healthHandlers } from './manager/health.js';
 import { Manager } from './manager/manager.js';
 import { networkViewHandlers } from './manager/networkview.js';
 import type { AgentOptions } from './options.js';
+import { Renewal } from './renewal.js';
 import { SwarmFiles, type NodeCertificates, type SwarmState } from './swarmstate.js';
-import { joinSwarm, renewCertificate } from './worker/join.js';
+import { attempt, removeTasks } from './worker/ending.js';
+import { joinSwarm } from './worker/join.js';
 import { Worker } from './worker/worker.js';
 
 const JOIN_TIMEOUT_MS = 20_000;
 const VXLAN_PORT = 4789;
 const HEARTBEAT_NS = 5_000_000_000n;
-const RENEWAL_RETRY_MS = 60_000;
 
 const AVAILABILITY = {
   active: NodeSpec_Availability.ACTIVE, pause: NodeSpec_Availability.PAUSE, drain: NodeSpec_Availability.DRAIN,
@@ -62,9 +64,10 @@ export class SkeinNode implements NodeBackend {
   private consensus: Consensus | undefined;
   private managerPart: Manager | undefined;
   private server: GrpcServer | undefined;
-  private renewal: NodeJS.Timeout | undefined;
-  private renewing = false;
-  /** The state file being written. */
+  private renewal: Renewal | undefined;
+  /** Why this node's part in its swarm was not taken up at the start; it can only be left. */
+  private refused: string | undefined;
+  /** The state or certificate file being written. */
   private saving: Promise<void> = Promise.resolve();
   /** init, join and leave exclude each other. */
   private changing = false;
@@ -79,35 +82,56 @@ export class SkeinNode implements NodeBackend {
 
   async start(): Promise<void> {
     await mkdir(this.files.directory, { recursive: true, mode: 0o700 });
-    this.state = await this.files.load();
-    if (this.state === undefined) return;
-    this.certificates = await this.files.loadCertificates();
-    await this.run(this.state);
+    await this.loadFiles();
+    if (this.state !== undefined && this.refused === undefined) await this.run(this.state);
+    // What a forced leave has left behind belongs to no swarm.
+    const left = this.inSwarm ? '' : await removeTasks(this.executor);
+    if (left !== '') this.parts.logger.error({ tasks: left }, 'tasks of a swarm this node has left could not be removed');
+  }
+
+  /** As a Docker Engine: what is wrong with the files is told by the API of an agent that runs, and its tasks go on. */
+  private async loadFiles(): Promise<void> {
+    try {
+      this.state = await this.files.load();
+      if (this.state === undefined) return;
+      this.certificates = await this.files.loadCertificates();
+      this.refused = this.files.certificateProblem(this.certificates, Date.now());
+    } catch (error) {
+      if (!(error instanceof AppFailure)) throw error;
+      this.refused = error.message;
+    }
+    if (this.refused !== undefined) this.parts.logger.error({ error: this.refused }, 'swarm component could not be started');
   }
 
   /** Stops the agent; tasks, data plane and state stay. */
   async close(): Promise<void> {
-    clearTimeout(this.renewal);
+    this.renewal?.stop();
     await this.worker?.close();
     await this.server?.close();
     await this.managerPart?.close();
     await this.consensus?.close();
+    await this.saving;
     await this.executor.close();
     await this.parts.dataPlane.close();
   }
 
   local(): LocalNode {
-    const { state } = this;
+    const { state, refused, certificates } = this;
     const connected = this.worker?.connected === true;
     return {
-      state: state === undefined ? 'inactive' : connected || this.managerPart !== undefined ? 'active' : 'pending',
-      error: state === undefined || connected ? '' : this.worker?.lastError ?? '',
+      state: refused !== undefined ? 'error' : state === undefined ? 'inactive' : connected || this.managerPart !== undefined ? 'active' : 'pending',
+      error: refused ?? (state === undefined || connected || certificates === undefined ? ''
+        : this.files.certificateProblem(certificates, Date.now()) ?? this.worker?.lastError ?? ''),
       nodeId: state?.nodeId ?? '',
       isManager: this.managerPart !== undefined,
       nodeAddr: state === undefined ? '' : hostOf(state.advertiseAddr),
       remoteManagers: state?.managers ?? [],
-      rootCaPem: this.certificates?.rootCa ?? '',
+      rootCaPem: certificates?.rootCa ?? '',
     };
+  }
+
+  private get inSwarm(): boolean {
+    return this.state !== undefined || this.refused !== undefined;
   }
 
   manager(): ManagerBackend | undefined {
@@ -115,60 +139,18 @@ export class SkeinNode implements NodeBackend {
   }
 
   async swarmInit(request: InitRequest): Promise<Result<string>> {
-    if (this.state !== undefined || this.changing) return alreadyInSwarm();
-    if (request.forceNewCluster) return fail('unimplemented', '--force-new-cluster needs the multi-manager release: not supported yet');
-    if (request.autoLockManagers) return fail('unimplemented', '--autolock needs the multi-manager release: not supported yet');
-    const listen = parseHostPort(request.listenAddr === '' ? this.parts.options.listenAddr : request.listenAddr, MANAGEMENT_PORT);
-    if (!listen.ok) return listen;
-    const addresses = this.addresses(request.advertiseAddr, request.dataPathAddr, listen.value.port);
-    if (!addresses.ok) return addresses;
+    return this.inSwarm || this.changing ? alreadyInSwarm() : this.entering(() => this.init(request));
+  }
+
+  async swarmJoin(request: JoinRequest): Promise<Result<void>> {
+    return this.inSwarm || this.changing ? alreadyInSwarm() : this.entering(() => this.join(request));
+  }
+
+  /** Closed to others from the first moment, before anything is waited for. */
+  private async entering<T>(work: () => Promise<Result<T>>): Promise<Result<T>> {
     this.changing = true;
     try {
-      // What an init that did not finish has left behind.
-      await this.files.clear();
-      const nodeId = newId(randomBytes);
-      const clusterId = newId(randomBytes);
-      const raftId = randomBytes(8).readBigUInt64BE() >> 1n | 1n;
-      const nowMs = Date.now();
-      const root = await createRootCa(nowMs);
-      const { key, csr } = await createCsr();
-      const expiryMs = request.nodeCertExpiryNs === undefined ? CERT_EXPIRY_DEFAULT_MS : Number(request.nodeCertExpiryNs / 1_000_000n);
-      const certificate = unwrap(await signCsr(root, { csr, nodeId, organization: clusterId, role: 'swarm-manager', expiryMs, nowMs }));
-      const vxlanPort = request.dataPathPort === 0 ? VXLAN_PORT : request.dataPathPort;
-      const state: SwarmState = {
-        nodeId, clusterId, role: 'manager', raftId: raftId.toString(), listenAddr: `${listen.value.host}:${listen.value.port}`,
-        ...addresses.value, vxlanPort, managers: [{ nodeId, addr: addresses.value.advertiseAddr }],
-      };
-      this.certificates = { rootCa: root.certificate, certificate, key };
-      await this.files.saveCertificates(this.certificates);
-      await this.openConsensus(state);
-      unwrap(await (this.managerPart as Manager).commit(() => ok({
-        actions: bootstrapActions({
-          clusterId, nodeId, raftId, advertiseAddr: state.advertiseAddr, hostname: this.hostname,
-          availability: AVAILABILITY[request.availability],
-          rootCert: root.certificate, rootKey: root.key, rootHash: rootDigest(root.certificate),
-          workerToken: joinToken(root.certificate, newTokenSecret(randomBytes)),
-          managerToken: joinToken(root.certificate, newTokenSecret(randomBytes)),
-          defaultAddressPool: request.defaultAddrPool.length > 0 ? request.defaultAddrPool : ['10.0.0.0/8'],
-          subnetSize: request.subnetSize === 0 ? 24 : request.subnetSize,
-          vxlanPort,
-          taskHistoryLimit: BigInt(request.taskHistoryRetentionLimit ?? 5),
-          heartbeatPeriodNs: request.heartbeatPeriodNs ?? HEARTBEAT_NS,
-          nodeCertExpiryNs: BigInt(expiryMs) * 1_000_000n,
-          snapshotInterval: request.snapshotInterval ?? 10_000n,
-          labels: request.labels,
-          autoLockManagers: false,
-        }, randomBytes),
-        value: undefined,
-      })));
-      await this.serve(state);
-      this.state = state;
-      await this.startWorker(state);
-      // From here on a restart finds the swarm.
-      await this.files.save(state);
-      const problem = await (this.worker as unknown as Worker).waitConnected(JOIN_TIMEOUT_MS);
-      if (problem !== '') this.parts.logger.error({ problem }, 'the manager\'s own session does not stand yet');
-      return ok(nodeId);
+      return await work();
     } catch (error) {
       return await this.abandon(error);
     } finally {
@@ -176,8 +158,62 @@ export class SkeinNode implements NodeBackend {
     }
   }
 
-  async swarmJoin(request: JoinRequest): Promise<Result<void>> {
-    if (this.state !== undefined || this.changing) return alreadyInSwarm();
+  private async init(request: InitRequest): Promise<Result<string>> {
+    if (request.forceNewCluster) return fail('unimplemented', '--force-new-cluster needs the multi-manager release: not supported yet');
+    if (request.autoLockManagers) return fail('unimplemented', '--autolock needs the multi-manager release: not supported yet');
+    const listen = parseHostPort(request.listenAddr === '' ? this.parts.options.listenAddr : request.listenAddr, MANAGEMENT_PORT);
+    if (!listen.ok) return listen;
+    const addresses = this.addresses(request.advertiseAddr, request.dataPathAddr, listen.value.port);
+    if (!addresses.ok) return addresses;
+    // What an init that did not finish has left behind.
+    await this.files.clear();
+    const nodeId = newId(randomBytes);
+    const clusterId = newId(randomBytes);
+    const raftId = randomBytes(8).readBigUInt64BE() >> 1n | 1n;
+    const nowMs = Date.now();
+    const root = await createRootCa(nowMs);
+    const { key, csr } = await createCsr();
+    const expiryMs = request.nodeCertExpiryNs === undefined ? CERT_EXPIRY_DEFAULT_MS : Number(request.nodeCertExpiryNs / 1_000_000n);
+    const certificate = unwrap(await signCsr(root, { csr, nodeId, organization: clusterId, role: 'swarm-manager', expiryMs, nowMs }));
+    const vxlanPort = request.dataPathPort === 0 ? VXLAN_PORT : request.dataPathPort;
+    const state: SwarmState = {
+      nodeId, clusterId, role: 'manager', raftId: raftId.toString(), listenAddr: `${listen.value.host}:${listen.value.port}`,
+      ...addresses.value, vxlanPort, managers: [{ nodeId, addr: addresses.value.advertiseAddr }],
+    };
+    this.certificates = { rootCa: root.certificate, certificate, key };
+    await this.files.saveCertificates(this.certificates);
+    await this.openConsensus(state);
+    unwrap(await (this.managerPart as Manager).commit(() => ok({
+      actions: bootstrapActions({
+        clusterId, nodeId, raftId, advertiseAddr: state.advertiseAddr, hostname: this.hostname,
+        engineLabels: announced(state.dataPathAddr, this.parts.options.gatewayBridge),
+        availability: AVAILABILITY[request.availability],
+        rootCert: root.certificate, rootKey: root.key, rootHash: rootDigest(root.certificate),
+        workerToken: joinToken(root.certificate, newTokenSecret(randomBytes)),
+        managerToken: joinToken(root.certificate, newTokenSecret(randomBytes)),
+        defaultAddressPool: request.defaultAddrPool.length > 0 ? request.defaultAddrPool : ['10.0.0.0/8'],
+        subnetSize: request.subnetSize === 0 ? 24 : request.subnetSize,
+        vxlanPort,
+        taskHistoryLimit: BigInt(request.taskHistoryRetentionLimit ?? 5),
+        heartbeatPeriodNs: request.heartbeatPeriodNs ?? HEARTBEAT_NS,
+        nodeCertExpiryNs: BigInt(expiryMs) * 1_000_000n,
+        snapshotInterval: request.snapshotInterval ?? 10_000n,
+        labels: request.labels,
+        autoLockManagers: false,
+      }, randomBytes),
+      value: undefined,
+    })));
+    await this.serve(state);
+    this.state = state;
+    await this.startWorker(state);
+    // From here on a restart finds the swarm.
+    await this.files.save(state);
+    const problem = await (this.worker as unknown as Worker).waitConnected(JOIN_TIMEOUT_MS);
+    if (problem !== '') this.parts.logger.error({ problem }, 'the manager\'s own session does not stand yet');
+    return ok(nodeId);
+  }
+
+  private async join(request: JoinRequest): Promise<Result<void>> {
     if (request.remoteAddrs.length === 0) return fail('invalid_argument', 'at least 1 RemoteAddr is required to join');
     const listen = parseHostPort(request.listenAddr === '' ? this.parts.options.listenAddr : request.listenAddr, MANAGEMENT_PORT);
     if (!listen.ok) return listen;
@@ -186,40 +222,35 @@ export class SkeinNode implements NodeBackend {
       ? request.advertiseAddr : await addressTowards(towards.value.host) ?? '';
     const addresses = this.addresses(own, request.dataPathAddr, listen.value.port);
     if (!addresses.ok) return addresses;
-    this.changing = true;
-    try {
-      let failure: Result<never> = fail('unavailable', 'no manager answered');
-      for (const remote of request.remoteAddrs) {
-        const target = parseHostPort(remote, MANAGEMENT_PORT);
-        if (!target.ok) return target;
-        const address = `${target.value.host}:${target.value.port}`;
-        const joined = await joinSwarm({ address, token: request.joinToken, availability: AVAILABILITY[request.availability] });
-        if (!joined.ok) {
-          failure = joined;
-          continue;
-        }
-        const { nodeId, clusterId, key, certificate, rootCa } = joined.value;
-        const state: SwarmState = {
-          nodeId, clusterId, role: 'worker', raftId: '', listenAddr: `${listen.value.host}:${listen.value.port}`,
-          ...addresses.value, vxlanPort: VXLAN_PORT, managers: [{ nodeId: '', addr: address }],
-        };
-        this.certificates = { rootCa, certificate, key };
-        await this.files.saveCertificates(this.certificates);
-        await this.files.save(state);
-        this.state = state;
-        await this.run(state);
-        const problem = await (this.worker as unknown as Worker).waitConnected(JOIN_TIMEOUT_MS);
-        if (problem !== '') {
-          return fail('deadline_exceeded', 'Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the "docker info" command to see the current swarm status of your node.');
-        }
-        return ok(undefined);
+    // What a join or leave that did not finish has left behind.
+    await this.files.clear();
+    let failure: Result<never> = fail('unavailable', 'no manager answered');
+    for (const remote of request.remoteAddrs) {
+      const target = parseHostPort(remote, MANAGEMENT_PORT);
+      if (!target.ok) return target;
+      const address = `${target.value.host}:${target.value.port}`;
+      const joined = await joinSwarm({ address, token: request.joinToken, availability: AVAILABILITY[request.availability] });
+      if (!joined.ok) {
+        failure = joined;
+        continue;
       }
-      return failure;
-    } catch (error) {
-      return await this.abandon(error);
-    } finally {
-      this.changing = false;
+      const { nodeId, clusterId, key, certificate, rootCa } = joined.value;
+      const state: SwarmState = {
+        nodeId, clusterId, role: 'worker', raftId: '', listenAddr: `${listen.value.host}:${listen.value.port}`,
+        ...addresses.value, vxlanPort: VXLAN_PORT, managers: [{ nodeId: '', addr: address }],
+      };
+      this.certificates = { rootCa, certificate, key };
+      await this.files.saveCertificates(this.certificates);
+      await this.files.save(state);
+      this.state = state;
+      await this.run(state);
+      const problem = await (this.worker as unknown as Worker).waitConnected(JOIN_TIMEOUT_MS);
+      if (problem !== '') {
+        return fail('deadline_exceeded', 'Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the "docker info" command to see the current swarm status of your node.');
+      }
+      return ok(undefined);
     }
+    return failure;
   }
 
   async imagesChanged(): Promise<void> {
@@ -227,44 +258,61 @@ export class SkeinNode implements NodeBackend {
   }
 
   async swarmLeave(force: boolean): Promise<Result<void>> {
-    if (this.state === undefined || this.changing) return fail('unavailable', 'This node is not part of a swarm');
-    if (this.managerPart !== undefined && !force) {
-      const managers = this.managerPart.view().list('node').filter((node) => node.managerStatus !== undefined);
+    if (!this.inSwarm || this.changing) return fail('unavailable', 'This node is not part of a swarm');
+    if (this.state?.role === 'manager' && !force) {
+      const managers = this.managerPart?.view().list('node').filter((node) => node.managerStatus !== undefined) ?? [];
       const last = managers.length <= 1
         ? ' Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message.' : ' Use `--force` to suppress this message.';
       return fail('unavailable', `You are attempting to leave the swarm on a node that is participating as a manager.${last}`);
     }
     this.changing = true;
     try {
-      await this.forget();
-      return ok(undefined);
+      return await this.leave(force);
     } finally {
       this.changing = false;
     }
   }
 
-  /** Ends this node's part in its swarm and removes all that was kept of it. */
-  private async forget(): Promise<void> {
-    clearTimeout(this.renewal);
-    await this.worker?.leave(this.managerPart === undefined);
+  /**
+   * Ends this node's part in its swarm and removes all that was kept of it. What will not go is left behind with
+   * `force`; without, the node has no session any more and can only be left again, which tries again.
+   */
+  private async leave(force: boolean): Promise<Result<void>> {
+    this.renewal?.stop();
+    const tasks = await (this.worker?.leave(this.managerPart === undefined) ?? removeTasks(this.executor));
     await this.server?.close();
     await this.managerPart?.close();
     await this.consensus?.close();
-    await this.parts.dataPlane.reset();
     await this.saving;
-    this.worker = undefined;
     this.server = undefined;
     this.managerPart = undefined;
     this.consensus = undefined;
+    this.renewal = undefined;
+    const network = tasks === '' || force ? await attempt(() => this.parts.dataPlane.reset()) : '';
+    if ((tasks !== '' || network !== '') && !force) {
+      return this.stuck(`the node cannot leave the swarm yet: ${tasks}${network}. Use "docker swarm leave" to try again, `
+        + 'or "docker swarm leave --force" to leave behind what is left.');
+    }
+    this.worker = undefined;
+    if (tasks !== '' || network !== '') this.parts.logger.error({ tasks, network }, 'left behind on leaving the swarm');
+    const files = await attempt(() => this.files.clear());
+    if (files !== '') return this.stuck(`the state in ${this.files.directory} could not be removed (${files}). Use "docker swarm leave" to try again.`);
     this.state = undefined;
+    this.refused = undefined;
     this.certificates = undefined;
-    await this.files.clear();
+    return ok(undefined);
+  }
+
+  private stuck(problem: string): Result<never> {
+    this.refused = problem;
+    this.parts.logger.error({ problem }, 'leaving the swarm is not finished');
+    return fail('failed_precondition', problem);
   }
 
   /** An init or join that failed half way leaves nothing behind. Bugs go on as bugs. */
   private async abandon(error: unknown): Promise<Result<never>> {
+    await this.leave(true);
     if (!(error instanceof AppFailure)) throw error;
-    await this.forget();
     return { ok: false, error: error.toError() };
   }
 
@@ -339,11 +387,18 @@ export class SkeinNode implements NodeBackend {
       credentials: () => this.credentials(),
       managers: () => (this.state ?? state).managers.map(({ addr }) => addr),
       onSession: (message) => this.onSession(message),
-      onRotate: () => this.renew(),
+      onRotate: () => this.renewal?.rotate(),
+      onBug: parts.onBug,
+    });
+    this.renewal = new Renewal({
+      credentials: () => this.credentials(),
+      managers: () => (this.state ?? state).managers.map(({ addr }) => addr),
+      onRenewed: (certificates) => this.renewed(certificates),
+      logger: parts.logger,
       onBug: parts.onBug,
     });
     await this.worker.start();
-    this.scheduleRenewal();
+    this.renewal.schedule();
   }
 
   private credentials(): Credentials {
@@ -367,39 +422,14 @@ export class SkeinNode implements NodeBackend {
     this.saving = this.saving.then(() => this.files.save(next)).catch(this.parts.onBug);
   }
 
-  /** At a random time in 50 to 80 % of the certificate's life. */
-  private scheduleRenewal(): void {
-    const leaf = bundle(this.certificates?.certificate ?? '')[0];
-    if (leaf === undefined) return;
-    const from = Date.parse(leaf.validFrom);
-    const life = Date.parse(leaf.validTo) - from;
-    const share = 0.5 + 0.3 * (randomBytes(2).readUInt16BE() / 65_536);
-    const waitMs = Math.max(from + life * share - Date.now(), 1000);
-    clearTimeout(this.renewal);
-    this.renewal = setTimeout(() => this.renew(), Math.min(waitMs, 2 ** 31 - 1));
-  }
-
-  private renew(): void {
-    if (this.renewing || this.state === undefined) return;
-    this.renewing = true;
-    const { nodeId, managers } = this.state;
-    renewCertificate(managers[0]?.addr ?? '', this.credentials()).then(async (renewed) => {
-      this.renewing = false;
-      // The node left its swarm meanwhile.
-      if (this.state?.nodeId !== nodeId || this.changing) return;
-      if (!renewed.ok) {
-        this.parts.logger.warn({ error: renewed.error.message }, 'certificate renewal failed; it is tried again');
-        clearTimeout(this.renewal);
-        this.renewal = setTimeout(() => this.renew(), RENEWAL_RETRY_MS);
-        return;
-      }
-      const { key, certificate, rootCa } = renewed.value;
-      this.certificates = { key, certificate, rootCa };
-      await this.files.saveCertificates(this.certificates);
-      this.server?.setIdentity(this.serverIdentity());
-      this.worker?.reconnect();
-      this.scheduleRenewal();
-    }).catch(this.parts.onBug);
+  private async renewed(certificates: NodeCertificates): Promise<void> {
+    this.saving = this.saving.then(() => this.files.saveCertificates(certificates));
+    await this.saving;
+    // Leaving waits for what is being saved.
+    if (this.state === undefined) return;
+    this.certificates = certificates;
+    this.server?.setIdentity(this.serverIdentity());
+    this.worker?.reconnect();
   }
 }
 

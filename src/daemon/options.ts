@@ -7,6 +7,7 @@ import { parse } from 'yaml';
 import { parsePrefix } from '../lib/cidr.js';
 import { parseUpstream } from '../io/dns/forwarder.js';
 import { fail, ok, type Result } from '../lib/result.js';
+import { GATEWAY_BITS } from '../model/network.js';
 
 export interface AgentOptions {
   readonly hostname: string;
@@ -67,7 +68,11 @@ export async function agentOptions(flags: Partial<AgentOptions>, file: string | 
   for (const [key, choices] of Object.entries(CHOICES) as [keyof AgentOptions, readonly string[]][]) {
     if (!choices.includes(options[key])) return fail('invalid_argument', `option "${key}" must be one of ${choices.join(', ')}, not "${options[key]}"`);
   }
-  if (parsePrefix(options.gatewayBridge) === undefined) return fail('invalid_argument', `option "gatewayBridge" must be an address with a prefix length like 172.18.0.1/16, not "${options.gatewayBridge}"`);
+  const gateway = parsePrefix(options.gatewayBridge);
+  if (gateway === undefined || gateway.bits < GATEWAY_BITS.min || gateway.bits > GATEWAY_BITS.max) {
+    return fail('invalid_argument', 'option "gatewayBridge" must be an address with a prefix length '
+      + `from ${GATEWAY_BITS.min} to ${GATEWAY_BITS.max} like 172.18.0.1/16, not "${options.gatewayBridge}"`);
+  }
   for (const server of options.dns.split(',').filter((text) => text !== '')) {
     if (parseUpstream(server) === undefined) return fail('invalid_argument', `option "dns" must be addresses like 192.0.2.1 or 192.0.2.1:5353, not "${server}"`);
   }

@@ -1,6 +1,6 @@
 // Network helpers: what is read off a network or a service's attachments once the allocator was there.
 
-import { parsePrefix, type Prefix } from '../lib/cidr.js';
+import { formatPrefix, parsePrefix, type Prefix } from '../lib/cidr.js';
 import { pairValue } from './pairs.js';
 import type { Network, NetworkAttachmentConfig, Node, Service } from './proto/swarmkit_pb.js';
 
@@ -62,4 +62,38 @@ export function announcedAddress(node: Node): string {
 /** The data-path address a node was given (core/allocator/datapath.ts); empty for none. */
 export function vtepOf(node: Node): string {
   return node.dataPath?.addr ?? '';
+}
+
+/** The node's gateway network, CIDR text of the bridge's own address: in tasks it lies beside the overlay networks. */
+export const GATEWAY_LABEL = 'com.skein.gateway-network';
+/** Wider ones are not believed: a node could keep every subnet from the others. */
+export const GATEWAY_BITS = { min: 12, max: 30 } as const;
+
+/** What a Skein node tells of its addresses in its engine labels. */
+export function announced(dataPathAddr: string, gatewayNetwork: string): Record<string, string> {
+  return { [DATA_PATH_LABEL]: dataPathAddr, [GATEWAY_LABEL]: gatewayNetwork };
+}
+
+const NAME_SHOWN_MAX = 64;
+
+export interface Occupied {
+  readonly prefix: Prefix;
+  /** For messages: "the gateway network 172.18.0.0/16 of node m1". */
+  readonly what: string;
+}
+
+/** Addresses that an overlay network must not have, because its tasks or the nodes themselves need them otherwise. */
+export function occupiedBy(node: Node): Occupied[] {
+  const name = (node.description?.hostname || node.id).slice(0, NAME_SHOWN_MAX);
+  const managerAddr = node.managerStatus?.addr ?? '';
+  const hosts = [announcedAddress(node), node.status?.addr ?? '', managerAddr.slice(0, Math.max(managerAddr.lastIndexOf(':'), 0))];
+  const gateway = parsePrefix(pairValue(node.description?.engine?.labels, GATEWAY_LABEL) ?? '');
+  return [
+    ...[...new Set(hosts)].flatMap((host) => {
+      const prefix = parsePrefix(`${host}/32`);
+      return prefix === undefined ? [] : [{ prefix, what: `the address ${host} of node ${name}` }];
+    }),
+    ...(gateway === undefined || gateway.bits < GATEWAY_BITS.min || gateway.bits > GATEWAY_BITS.max ? []
+      : [{ prefix: gateway, what: `the gateway network ${formatPrefix(gateway)} of node ${name}` }]),
+  ];
 }

@@ -33,9 +33,9 @@ describe('joining and leaving', { timeout: 300_000 }, () => {
   after(async () => lab?.down());
 
   const token = (role = 'worker', ...flags: string[]): Promise<string> => lab.docker('swarm', 'join-token', '-q', ...flags, role);
-  const join = async (withToken: string, address = manager): Promise<Output & { ms: number }> => {
+  const join = async (withToken: string, address = manager, node = w2): Promise<Output & { ms: number }> => {
     const since = Date.now();
-    const output = await lab.try(['swarm', 'join', '--token', withToken, address], w2, 40_000);
+    const output = await lab.try(['swarm', 'join', '--token', withToken, address], node, 40_000);
     return { ...output, ms: Date.now() - since };
   };
   const outside = async (node: LabNode): Promise<void> => {
@@ -252,6 +252,34 @@ describe('joining and leaving', { timeout: 300_000 }, () => {
     await lab.running('all', 3);
     await sleep(1500);
     assert.equal(await stateOf(id), 'ready');
+  });
+
+  test('an expired certificate at the start: said in Docker\'s words by an agent that runs; leave and join replace it', async () => {
+    const id = await idOf(w1);
+    await lab.killAgent(w1);
+    const { rootCa, key, certificate } = await signed(id, 'swarm-worker', Date.now() - 3 * HOUR_MS, HOUR_MS);
+    await new SwarmFiles(w1.stateDir).saveCertificates({ rootCa: rootCa as string, key: key as string, certificate: certificate as string });
+    await startAgent(lab.plan, w1);
+    const info = await lab.try(['info', '--format', '{{.Swarm.LocalNodeState}} {{.Swarm.Error}}'], w1);
+    assert.match(info.stdout, new RegExp(`^error error while loading TLS certificate in ${w1.stateDir}/swarm/certificates/\\S+: certificate \\(1 - ${id}\\) `
+      + 'not valid after .* x509: certificate has expired .* To replace them, leave the swarm and join again\\.'));
+    assert.match((await lab.try(['node', 'ls'], w1)).stderr, /Swarm certificates have expired\. To replace them, leave the swarm and join again\./);
+    assert.match((await join(await token(), manager, w1)).stderr, IN_SWARM);
+    const ticks = async (): Promise<number> => {
+      const stat = (await readFile(`/proc/${await lab.agentPid(w1)}/stat`, 'utf8')).split(') ')[1]?.split(' ') ?? [];
+      return Number(stat[11]) + Number(stat[12]);
+    };
+    const before = await ticks();
+    await sleep(2000);
+    assert.ok(await ticks() - before < 50, 'a quarter of a processor at most');
+    const left = await lab.try(['swarm', 'leave'], w1);
+    assert.equal(left.code, 0, left.stderr);
+    assert.equal((await lab.try(['ps', '-q'], w1)).stdout, '', 'its tasks ended');
+    const joined = await join(await token(), manager, w1);
+    assert.equal(joined.code, 0, joined.stderr);
+    await eventually('the former self is down', 20_000, async () => assert.equal(await stateOf(id), 'down'));
+    await lab.docker('node', 'rm', id);
+    await lab.running('all', 3);
   });
 
   test('a removed node is cut off at once and refused for good, until it leaves and joins anew', async () => {

@@ -13,7 +13,7 @@ import {
 import type {
   IPAMConfig, Network, NetworkAttachment, Node, PortConfig, Service, StoreAction, Task,
 } from '../../model/proto/swarmkit_pb.js';
-import { VNI_OPTION, attachmentConfigs, isIngress, isPredefined, prefixesOf, vniOf } from '../../model/network.js';
+import { VNI_OPTION, attachmentConfigs, isIngress, isPredefined, occupiedBy, prefixesOf, vniOf } from '../../model/network.js';
 import { desiredOf, hostPorts, ingressPorts, stateOf, usesVip } from '../../model/task.js';
 import { formatPrefix, overlaps, parsePrefix, type Prefix } from '../../lib/cidr.js';
 import { updateAction } from '../store/actions.js';
@@ -116,10 +116,12 @@ function chooseSubnets(pass: Pass, network: Network): ReturnType<typeof ipamConf
   }
   // What a user named for a network that is not allocated yet is as good as taken.
   const reserved = others.flatMap(askedConfigs).flatMap((config) => parsePrefix(config.subnet) ?? []);
-  const cluster = pass.input.view.cluster();
+  const { view } = pass.input;
+  const occupied = view.list('node').flatMap(occupiedBy).map(({ prefix }) => prefix);
+  const cluster = view.cluster();
   const pools = (cluster?.defaultAddressPool ?? []).flatMap((text) => parsePrefix(text) ?? []);
   const bits = cluster?.subnetSize === undefined || cluster.subnetSize === 0 ? 24 : cluster.subnetSize;
-  const subnet = freeSubnet(pools.length > 0 ? pools : [{ base: 10 * 2 ** 24, bits: 8 }], bits, [...taken, ...reserved]);
+  const subnet = freeSubnet(pools.length > 0 ? pools : [{ base: 10 * 2 ** 24, bits: 8 }], bits, [...taken, ...reserved, ...occupied]);
   if (subnet === undefined) return undefined;
   return [ipamConfig(formatPrefix(subnet), withBits(subnet.base + 1, bits).split('/')[0] as string, '')];
 }

@@ -1,12 +1,14 @@
-// Networks: create and remove. Subnets a user names are checked against each other and against those of all networks
-// at once; subnets left open are given out by the allocator.
+// Networks: create and remove. Subnets a user names are checked against each other, against those of all networks at
+// once, and against the addresses of the nodes; subnets left open are given out by the allocator.
 
 import { create } from '@bufbuild/protobuf';
+import { formatPrefix } from '../../lib/cidr.js';
 import { fail, type Result } from '../../lib/result.js';
 import {
   DriverSchema, NetworkSchema, NetworkSpecSchema, TaskState,
-  type IPAMConfig, type IPAMOptions, type Network, type NetworkSpec,
+  type IPAMConfig, type IPAMOptions, type Network, type NetworkSpec, type Node,
 } from '../../model/proto/swarmkit_pb.js';
+import { occupiedBy } from '../../model/network.js';
 import { pairValue } from '../../model/pairs.js';
 import { createAction, removeAction } from '../store/actions.js';
 import type { ReadTx } from '../store/view.js';
@@ -125,7 +127,28 @@ function checkOverlap(view: ReadTx, ipam: IPAMOptions | undefined): Refusal {
     const taken = rangesOf([...(network.ipam?.configs ?? []), ...(network.spec?.ipam?.configs ?? [])]);
     if (taken.some((range) => wanted.some((own) => overlaps(own, range)))) return fail('permission_denied', OVERLAP);
   }
+  for (const node of view.list('node')) {
+    const what = occupiedIn(node, wanted);
+    if (what !== undefined) return fail('permission_denied', `${OVERLAP}: it holds ${what}: choose another --subnet`);
+  }
   return undefined;
+}
+
+function occupiedIn(node: Node, ranges: readonly AddressRange[]): string | undefined {
+  return occupiedBy(node).find(({ prefix }) => {
+    const occupied = parseSubnet(formatPrefix(prefix));
+    return occupied !== undefined && ranges.some((range) => overlaps(range, occupied));
+  })?.what;
+}
+
+/** A node that came later than the networks: which of them it cannot work with, in words. */
+export function networksOver(view: ReadTx, nodeId: string): string[] {
+  const node = view.get('node', nodeId);
+  if (node === undefined) return [];
+  return view.list('network').flatMap((network) => {
+    const what = occupiedIn(node, rangesOf(network.ipam?.configs ?? []));
+    return what === undefined ? [] : [`network ${network.spec?.annotations?.name ?? network.id} holds ${what}`];
+  });
 }
 
 export function removeNetwork(view: ReadTx, reference: string): Result<Change<Network>> {

@@ -9,8 +9,8 @@ import { newId } from '../../lib/ids.js';
 import { toPairs } from '../../model/pairs.js';
 import {
   AnnotationsSchema, CAConfigSchema, CertificateSchema, ClusterSchema, ClusterSpecSchema, DispatcherConfigSchema, DriverSchema,
-  EncryptionConfigSchema, EncryptionKeySchema, EncryptionKey_Algorithm, IssuanceStatus_State, JoinTokensSchema,
-  ManagerStatusSchema, NetworkSchema, NetworkSpecSchema, NodeRole, NodeSchema, NodeSpecSchema, NodeSpec_Availability,
+  EncryptionConfigSchema, EncryptionKeySchema, EncryptionKey_Algorithm, EngineDescriptionSchema, IssuanceStatus_State, JoinTokensSchema,
+  ManagerStatusSchema, NetworkSchema, NetworkSpecSchema, NodeDescriptionSchema, NodeRole, NodeSchema, NodeSpecSchema, NodeSpec_Availability,
   NodeSpec_Membership, NodeStatusSchema, NodeStatus_State, OrchestrationConfigSchema, RaftConfigSchema, RaftMemberStatus_Reachability,
   RootCASchema, TaskDefaultsSchema, type EncryptionKey, type Network, type StoreAction,
 } from '../../model/proto/swarmkit_pb.js';
@@ -21,6 +21,8 @@ export interface BootstrapRequest {
   readonly raftId: bigint;
   readonly advertiseAddr: string;
   readonly hostname: string;
+  /** What the node tells of its addresses: the ingress network is made before its first session. */
+  readonly engineLabels: Readonly<Record<string, string>>;
   readonly availability: NodeSpec_Availability;
   readonly rootCert: string;
   readonly rootKey: string;
@@ -67,6 +69,9 @@ export function bootstrapActions(request: BootstrapRequest, random: RandomBytes)
     id: request.nodeId,
     spec: create(NodeSpecSchema, {
       annotations: create(AnnotationsSchema), desiredRole: NodeRole.MANAGER, membership: NodeSpec_Membership.ACCEPTED, availability: request.availability,
+    }),
+    description: create(NodeDescriptionSchema, {
+      hostname: request.hostname, engine: create(EngineDescriptionSchema, { labels: toPairs(request.engineLabels) }),
     }),
     status: create(NodeStatusSchema, { state: NodeStatus_State.UNKNOWN, addr: hostOf(request.advertiseAddr) }),
     managerStatus: create(ManagerStatusSchema, {

@@ -3,6 +3,7 @@
 
 import { create } from '@bufbuild/protobuf';
 import { randomBytes } from 'node:crypto';
+import { networksOver } from '../../core/control/networks.js';
 import { EMPTY_SET, assignmentsOf, diffAssignments } from '../../core/dispatcher/assignments.js';
 import type { StoreEvent } from '../../core/store/view.js';
 import { newId } from '../../lib/ids.js';
@@ -100,6 +101,8 @@ async function session(manager: Manager, request: SessionRequest, caller: Caller
   if (!registered.ok) refuse('unavailable', 'node attempted registration too many times');
   const { sessionId } = registered;
   unwrap(await manager.commit((view) => ok({ actions: nodeReady(view, nodeId, request.description, caller.address), value: undefined })));
+  // Too late to refuse: the networks are there. Their tasks on this node cannot reach what the node needs itself.
+  for (const problem of networksOver(manager.view(), nodeId)) manager.logger.warn({ nodeId }, `the node's addresses are taken: ${problem}`);
   manager.nudge();
   let sent: string | undefined;
   const concerns = (event: StoreEvent): boolean => event.kind === 'cluster' || event.kind === 'node';

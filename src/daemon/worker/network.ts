@@ -5,7 +5,9 @@
 import { readFile } from 'node:fs/promises';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { diffRows, hostPortRows } from '../../core/network/rows.js';
+import type { Logger } from 'pino';
 import { AtomicFiles } from '../../io/atomicfile.js';
+import { checkedContent, withChecksum } from '../../io/checkedfile.js';
 import { AppFailure } from '../../lib/result.js';
 import { UpdateSchema, type Row, type Update } from '../../model/proto/skein_pb.js';
 import type { Task } from '../../model/proto/swarmkit_pb.js';
@@ -31,24 +33,38 @@ export class NetworkAgent {
   private saveTimer: NodeJS.Timeout | undefined;
   private readonly dataPlane: DataPlane;
   private readonly file: string;
+  private readonly logger: Logger;
   private readonly onBug: (error: unknown) => void;
 
-  constructor(dataPlane: DataPlane, file: string, onBug: (error: unknown) => void) {
+  constructor(dataPlane: DataPlane, file: string, logger: Logger, onBug: (error: unknown) => void) {
     this.dataPlane = dataPlane;
     this.file = file;
+    this.logger = logger;
     this.onBug = onBug;
   }
 
   /** Configures the data plane and installs the rows of the last life. */
   async start(config: NodeNetworkConfig): Promise<void> {
     await this.dataPlane.configure(config);
-    const saved = await readFile(this.file).catch(() => undefined);
-    if (saved !== undefined) {
-      const update = fromBinary(UpdateSchema, saved);
-      for (const row of update.upsert) this.rows.set(row.key, row);
-      this.revision = update.revision;
-      await this.resync();
-    }
+    const update = await this.load();
+    if (update === undefined) return;
+    for (const row of update.upsert) this.rows.set(row.key, row);
+    this.revision = update.revision;
+    await this.resync();
+  }
+
+  /** Undefined when there are none, or none that are whole: the manager sends them again. */
+  private async load(): Promise<Update | undefined> {
+    const bytes = await readFile(this.file).catch((error: NodeJS.ErrnoException) => {
+      if (error.code === 'ENOENT') return undefined;
+      throw error;
+    });
+    const content = bytes === undefined ? undefined : checkedContent(bytes);
+    if (content !== undefined) return fromBinary(UpdateSchema, content);
+    if (bytes === undefined) return undefined;
+    this.logger.warn({ file: this.file }, 'the saved network rows are damaged: dropped, the manager sends them again');
+    await this.files.remove(this.file);
+    return undefined;
   }
 
   /** Everything once more: the data plane lost it. */
@@ -112,7 +128,7 @@ export class NetworkAgent {
     this.saveTimer ??= setTimeout(() => {
       this.saveTimer = undefined;
       const bytes = toBinary(UpdateSchema, create(UpdateSchema, { revision: this.revision, full: true, upsert: [...this.rows.values()] }));
-      this.saving = this.files.write(this.file, bytes, { mode: 0o600, sync: false }).catch(this.onBug);
+      this.saving = this.files.write(this.file, withChecksum(bytes), { mode: 0o600, sync: false }).catch(this.onBug);
     }, SAVE_DELAY_MS);
   }
 }

@@ -3,7 +3,7 @@
 import type { Logger } from 'pino';
 import type { DataPlane } from '../../platform/dataplane.js';
 import type { Executor } from '../../platform/executor.js';
-import { DATA_PATH_LABEL } from '../../model/network.js';
+import { announced } from '../../model/network.js';
 import { Forwarder, hostUpstreams, parseUpstream, type Upstream } from '../../io/dns/forwarder.js';
 import type { Credentials } from '../../io/grpc/client.js';
 import { issuerInfo } from '../../io/x509/certificates.js';
@@ -14,7 +14,9 @@ import {
 } from '../../model/proto/swarmkit_pb.js';
 import { create, equals } from '@bufbuild/protobuf';
 import path from 'node:path';
+import { attempt } from './ending.js';
 import { LogPublisher } from './logs.js';
+import { LostTasks } from './lost.js';
 import { NetworkAgent } from './network.js';
 import { SessionLoop } from './session.js';
 import { Tasks } from './tasks.js';
@@ -53,6 +55,7 @@ export class Worker {
   private readonly session: SessionLoop;
   private readonly logs: LogPublisher;
   private readonly store: TaskStore;
+  private readonly lost: LostTasks;
   private description: NodeDescription | undefined;
   private describeTimer: NodeJS.Timeout | undefined;
   private connectedWaiters: ((error: string) => void)[] = [];
@@ -61,8 +64,11 @@ export class Worker {
 
   constructor(options: WorkerOptions) {
     this.options = options;
-    this.store = new TaskStore(path.join(options.directory, 'tasks'));
-    this.network = new NetworkAgent(options.dataPlane, path.join(options.directory, 'rows'), options.onBug);
+    this.store = new TaskStore(path.join(options.directory, 'tasks'), (file) => {
+      options.logger.warn({ file }, 'the saved state of a task is damaged: dropped, and the task with it');
+    });
+    this.network = new NetworkAgent(options.dataPlane, path.join(options.directory, 'rows'), options.logger, options.onBug);
+    this.lost = new LostTasks((taskId, status) => this.session.report(taskId, status));
     this.logs = new LogPublisher({
       executor: options.executor, nodeId: () => options.nodeId, tasks: () => this.tasks.list(), onBug: options.onBug,
     });
@@ -91,10 +97,10 @@ export class Worker {
         if (problem !== '') options.logger.warn({ problem }, 'the manager refuses the address of this node: its tasks have no network');
         if (message.node?.certificate?.status?.state === IssuanceStatus_State.ROTATE) options.onRotate();
       },
-      onAssignments: (set) => this.tasks.assign(set),
+      onAssignments: (set) => this.tasks.assign(this.lost.sift(set, (id) => this.tasks.get(id) !== undefined)),
       onUpdate: (update) => this.network.update(update),
       onSubscription: (message, client) => this.logs.handle(message, client),
-      statuses: () => this.tasks.statuses(),
+      statuses: () => new Map([...this.lost.statuses(), ...this.tasks.statuses()]),
       onConnected: (connected, error) => this.onConnected(connected, error),
     });
   }
@@ -109,8 +115,7 @@ export class Worker {
     });
     const forwarder = new Forwarder();
     options.dataPlane.onDnsMiss((miss) => {
-      this.upstreams(miss.sandbox).then((upstreams) => forwarder.forward(miss.query, miss.tcp, upstreams))
-        .then((answer) => miss.reply(answer), options.onBug);
+      forwarder.forward(miss.query, miss.tcp, () => this.upstreams(miss.sandbox)).then((answer) => miss.reply(answer), options.onBug);
     });
     options.dataPlane.onRestart(() => {
       this.restore().catch((error: unknown) => {
@@ -159,13 +164,18 @@ export class Worker {
     await this.network.clear();
   }
 
-  /** Ends everything of this node in its swarm, which is told of it unless it ends too. */
-  async leave(tell: boolean): Promise<void> {
+  /**
+   * Ends everything of this node in its swarm, which is told of it unless it ends too. There is no way back: resolves
+   * with '' or with what could not be ended and is still looked after; then it may be called again.
+   */
+  async leave(tell: boolean): Promise<string> {
     if (tell) await this.session.leave();
     await this.close();
-    await this.tasks.stopAll();
+    this.connected = false;
+    const problem = await attempt(() => this.tasks.stopAll());
     // Their rows went as well.
     await this.network.clear();
+    return problem;
   }
 
   /** The task's own servers (service create --dns), else the node's. */
@@ -215,7 +225,8 @@ export class Worker {
     if (description === undefined) return this.description as NodeDescription;
     const { rootCa } = this.options.credentials();
     if (description.engine !== undefined) {
-      description.engine.labels = toPairs({ ...toRecord(description.engine.labels), [DATA_PATH_LABEL]: this.options.dataPathAddr });
+      const { dataPathAddr, gatewayBridge } = this.options;
+      description.engine.labels = toPairs({ ...toRecord(description.engine.labels), ...announced(dataPathAddr, gatewayBridge) });
     }
     if (rootCa !== undefined) {
       const { subject, publicKey } = issuerInfo(rootCa);

@@ -147,8 +147,12 @@ export class DatapathClient implements DataPlane {
   }
 
   async reset(): Promise<void> {
-    await this.destroy();
-    this.#ending = false;
+    try {
+      await this.destroy();
+    } finally {
+      // Also when it failed: it is tried again.
+      this.#ending = false;
+    }
     this.#missHandlers.length = 0;
     this.#restartHandlers.length = 0;
   }

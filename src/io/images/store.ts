@@ -49,7 +49,12 @@ export class LocalImageStore implements ImageStore {
 
   async list(): Promise<readonly ImageSummary[]> {
     const images = await this.#load();
-    return [...(await Promise.all(images.map((image) => this.#summary(image)))), hostImage()];
+    // One that is damaged is no image to run, and no reason to list none; asked for by name it says what is wrong.
+    const summaries = await Promise.all(images.map((image) => this.#summary(image).catch((error: unknown) => {
+      if (error instanceof AppFailure) return [];
+      throw error;
+    })));
+    return [...summaries.flat(), hostImage()];
   }
 
   async inspect(reference: string): Promise<ImageSummary | undefined> {
@@ -193,7 +198,7 @@ export class LocalImageStore implements ImageStore {
 
   async #summary(image: ImageRecord): Promise<ImageSummary> {
     const bytes = await readText(path.join(this.#path('configs'), `${image.id.slice(7)}.json`));
-    if (bytes === undefined) throw new Error(`image ${image.id} has lost its config`);
+    if (bytes === undefined) throw new AppFailure(appError('failed_precondition', `image ${image.id} has lost its config: load it again`));
     const config = parseConfig(Buffer.from(bytes));
     const { id, repoTags, repoDigests, createdMs, sizeBytes } = image;
     return { id, repoTags, repoDigests, createdMs, sizeBytes, os: config.os ?? 'linux', architecture: config.architecture ?? goArchitecture(), config: config.config ?? {} };

@@ -59,21 +59,21 @@ export class TaskFiles {
     return writeFileAtomic(this.at('meta.json'), JSON.stringify(record));
   }
   readExit(): ExitState | undefined {
-    return readJson<ExitState>(this.at('exit.json'));
+    const exit = readJson<ExitState>(this.at('exit.json'));
+    return typeof exit?.exitCode === 'number' ? exit : undefined;
   }
   writeExit(exit: ExitState): Promise<void> {
     return writeFileAtomic(this.at('exit.json'), JSON.stringify(exit));
   }
 }
 
-// Synchronous because Executor.controller() and Controller.state() are.
+// Synchronous because Executor.controller() and Controller.state() are. A damaged file counts as none: the task is then
+// lost, made again or removed, and the node goes on.
 function readJson<T>(file: string): T | undefined {
-  let text: string;
   try {
-    text = readFileSync(file, 'utf8');
+    return JSON.parse(readFileSync(file, 'utf8')) as T;
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    if (error instanceof SyntaxError || (error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
     throw error;
   }
-  return JSON.parse(text) as T;
 }

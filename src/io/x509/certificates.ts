@@ -2,7 +2,7 @@
 // Subjects, lifetimes, usages and names follow SwarmKit's CA; see docs on the wire facts, section 1.3.
 
 import 'reflect-metadata';
-import { createHash, randomBytes, webcrypto, X509Certificate } from 'node:crypto';
+import { createHash, createPrivateKey, randomBytes, webcrypto, X509Certificate } from 'node:crypto';
 import * as x509 from '@peculiar/x509';
 import { fail, ok, type Result } from '../../lib/result.js';
 
@@ -166,15 +166,44 @@ export function bundle(pem: string): X509Certificate[] {
   return blocks.map((block) => new X509Certificate(block));
 }
 
+function tryBundle(pem: string): X509Certificate[] {
+  try {
+    return bundle(pem);
+  } catch {
+    return []; // Not a certificate between the markers.
+  }
+}
+
+/** Whether the first certificate of the PEM text is of this private key. */
+export function isKeyOf(keyPem: string, pem: string): boolean {
+  try {
+    return tryBundle(pem)[0]?.checkPrivateKey(createPrivateKey(keyPem)) === true;
+  } catch {
+    return false; // Not a key.
+  }
+}
+
+/** Undefined, or why a certificate does not count now, in SwarmKit's words. */
+function outOfTime(certificate: X509Certificate, position: number, nowMs: number): string | undefined {
+  const goDate = (ms: number): string => new Date(ms).toUTCString().replace('GMT', 'UTC');
+  const from = Date.parse(certificate.validFrom);
+  const to = Date.parse(certificate.validTo);
+  if (from <= nowMs && nowMs <= to) return undefined;
+  const bound = nowMs < from ? `not valid before ${goDate(from)}` : `not valid after ${goDate(to)}`;
+  const name = certificate.subject.split('\n').find((line) => line.startsWith('CN='))?.slice(3) ?? '';
+  return `certificate (${position + 1} - ${name}) ${bound}, and it is currently ${goDate(nowMs)}: `
+    + 'x509: certificate has expired or is not yet valid (check this machine\'s clock)';
+}
+
 /** Checks an issued bundle as a SwarmKit node does: dates, chain, root. */
 export function checkIssued(pem: string, rootPem: string, nowMs: number): Result<NodeIdentity> {
-  const chain = bundle(pem);
+  const chain = tryBundle(pem);
   const leaf = chain[0];
   if (leaf === undefined) return fail('invalid_argument', 'no certificate in the answer');
-  const roots = bundle(rootPem);
+  const roots = tryBundle(rootPem);
   for (const [position, certificate] of chain.entries()) {
-    if (Date.parse(certificate.validFrom) > nowMs) return fail('invalid_argument', 'certificate is not valid yet: check this machine\'s clock');
-    if (Date.parse(certificate.validTo) < nowMs) return fail('invalid_argument', 'certificate has expired');
+    const late = outOfTime(certificate, position, nowMs);
+    if (late !== undefined) return fail('invalid_argument', late);
     const parents = position + 1 < chain.length ? [chain[position + 1] as X509Certificate] : roots;
     if (!parents.some((parent) => certificate.verify(parent.publicKey))) {
       return fail('permission_denied', 'x509: certificate signed by unknown authority');

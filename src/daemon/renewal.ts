@@ -1,0 +1,84 @@
+// Renewal: when a node's certificate is replaced: late in its life, or when a manager asks for it; tried again when it
+// fails.
+
+import { randomBytes } from 'node:crypto';
+import type { Logger } from 'pino';
+import type { Credentials } from '../io/grpc/client.js';
+import { bundle } from '../io/x509/certificates.js';
+import type { NodeCertificates } from './swarmstate.js';
+import { renewCertificate } from './worker/join.js';
+
+const RETRY_MS = 60_000;
+/** A manager that never has enough gets a certificate this often. */
+const ROTATE_INTERVAL_MS = 10_000;
+const TIMER_MAX_MS = 2 ** 31 - 1;
+
+export interface RenewalOptions {
+  readonly credentials: () => Credentials;
+  /** Addresses to ask; another one after each failure. */
+  readonly managers: () => readonly string[];
+  /** Saves the new certificate and has it used. */
+  readonly onRenewed: (certificates: NodeCertificates) => Promise<void>;
+  readonly logger: Logger;
+  readonly onBug: (error: unknown) => void;
+}
+
+export class Renewal {
+  private readonly options: RenewalOptions;
+  private timer: NodeJS.Timeout | undefined;
+  private renewing = false;
+  private stopped = false;
+  private failures = 0;
+  private renewedMs = -Infinity;
+
+  constructor(options: RenewalOptions) {
+    this.options = options;
+  }
+
+  /** At a random time in 50 to 80 % of the certificate's life. */
+  schedule(): void {
+    const leaf = bundle(this.options.credentials().certificate ?? '')[0];
+    if (leaf === undefined) return;
+    const from = Date.parse(leaf.validFrom);
+    const life = Date.parse(leaf.validTo) - from;
+    const share = 0.5 + 0.3 * (randomBytes(2).readUInt16BE() / 65_536);
+    this.in(Math.max(from + life * share - Date.now(), 1000));
+  }
+
+  /** The manager marked this node's certificate for rotation. */
+  rotate(): void {
+    if (!this.renewing) this.in(Math.max(this.renewedMs + ROTATE_INTERVAL_MS - performance.now(), 0));
+  }
+
+  stop(): void {
+    this.stopped = true;
+    clearTimeout(this.timer);
+  }
+
+  private in(ms: number): void {
+    clearTimeout(this.timer);
+    if (!this.stopped) this.timer = setTimeout(() => void this.renew().catch(this.options.onBug), Math.min(ms, TIMER_MAX_MS));
+  }
+
+  private async renew(): Promise<void> {
+    if (this.renewing) return;
+    this.renewing = true;
+    const { credentials, managers, logger, onRenewed } = this.options;
+    const addresses = managers();
+    const renewed = await renewCertificate(addresses[this.failures % Math.max(addresses.length, 1)] ?? '', credentials());
+    this.renewing = false;
+    // The node left its swarm meanwhile.
+    if (this.stopped) return;
+    if (!renewed.ok) {
+      this.failures += 1;
+      logger.warn({ error: renewed.error.message }, 'certificate renewal failed; it is tried again');
+      this.in(RETRY_MS);
+      return;
+    }
+    this.failures = 0;
+    this.renewedMs = performance.now();
+    const { key, certificate, rootCa } = renewed.value;
+    await onRenewed({ key, certificate, rootCa });
+    this.schedule();
+  }
+}

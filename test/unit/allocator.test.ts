@@ -65,7 +65,8 @@ describe('addresses', () => {
     const id = swarm.addService('web', { replicas: 10, networks: [net] });
     swarm.settle();
     const vip = swarm.get('service', id).endpoint?.virtualIps[0]?.addr ?? '';
-    const all = [swarm.get('network', net).ipam?.configs[0]?.gateway ?? '', addressOf(vip), ...swarm.running(id).flatMap(addressesOf).map(addressOf)];
+    const all = [swarm.get('network', net).ipam?.configs[0]?.gateway ?? '', addressOf(vip),
+      ...swarm.running(id).flatMap(addressesOf).map(addressOf)];
     assert.equal(new Set(all).size, 12);
     for (const address of all) assert.ok(contains(prefix('10.9.0.0/26'), parseAddress(address) as number));
     assert.ok(swarm.running(id).every((task) => addressesOf(task)[0]?.endsWith('/26')));
@@ -153,7 +154,8 @@ describe('addresses', () => {
     swarm.addNetwork('ingress', { ingress: true, subnet: '10.255.0.0/24' });
     const id = swarm.addService('web', { replicas: 2, ports: [{ targetPort: 80, publishedPort: 8080 }] });
     swarm.settle();
-    const all = [...swarm.store.list('node').flatMap((node) => node.attachments.flatMap((a) => a.addresses)), ...swarm.running(id).flatMap(addressesOf)];
+    const all = [...swarm.store.list('node').flatMap((node) => node.attachments.flatMap((a) => a.addresses)),
+      ...swarm.running(id).flatMap(addressesOf)];
     assert.equal(all.length, 4);
     assert.equal(new Set(all).size, 4);
   });
@@ -167,7 +169,8 @@ describe('addresses', () => {
 });
 
 describe('ports', () => {
-  const published = (swarm: Swarm, id: string): number[] => swarm.get('service', id).endpoint?.ports.map((port) => port.publishedPort) ?? [];
+  const published = (swarm: Swarm, id: string): number[] => swarm.get('service',
+    id).endpoint?.ports.map((port) => port.publishedPort) ?? [];
 
   it('left open get a free one from 30000, by protocol, and keep it over updates', () => {
     const swarm = new Swarm();

@@ -6,7 +6,8 @@ import { EMPTY_SET, applyChanges, assignmentsOf, diffAssignments, type Assignmen
 import { Sessions } from '../../src/core/dispatcher/sessions.js';
 import { createAction } from '../../src/core/store/actions.js';
 import { create } from '@bufbuild/protobuf';
-import { AssignmentChange_AssignmentAction as ChangeAction, AnnotationsSchema, SecretSchema, SecretSpecSchema, ServiceSchema } from '../../src/model/proto/swarmkit_pb.js';
+import { AssignmentChange_AssignmentAction as ChangeAction, AnnotationsSchema, SecretSchema, SecretSpecSchema,
+  ServiceSchema } from '../../src/model/proto/swarmkit_pb.js';
 import { Swarm, TaskState, serviceSpec, stateOf } from './harness.js';
 
 const ids = (set: AssignmentSet): string[] => [...set.tasks.keys()].sort();
@@ -14,10 +15,12 @@ const ids = (set: AssignmentSet): string[] => [...set.tasks.keys()].sort();
 describe('assignments', () => {
   it('are the tasks given to the node, with the secrets they use', () => {
     const swarm = new Swarm({ nodes: 2 });
-    for (const id of ['secret1', 'secret2']) swarm.apply([createAction('secret', create(SecretSchema, { id, spec: create(SecretSpecSchema, { annotations: create(AnnotationsSchema, { name: id }) }) }))]);
+    for (const id of ['secret1', 'secret2']) swarm.apply([createAction('secret',
+      create(SecretSchema, { id, spec: create(SecretSpecSchema, { annotations: create(AnnotationsSchema, { name: id }) }) }))]);
     const spec = serviceSpec('web', { replicas: 2 });
     if (spec.task?.runtime.case === 'container') {
-      spec.task.runtime.value.secrets.push({ $typeName: 'docker.swarmkit.v1.SecretReference', secretId: 'secret1', secretName: 'x', target: { case: undefined } });
+      spec.task.runtime.value.secrets.push({ $typeName: 'docker.swarmkit.v1.SecretReference', secretId: 'secret1', secretName: 'x',
+        target: { case: undefined } });
     }
     swarm.apply([createAction('service', create(ServiceSchema, { id: 'svc', spec }))]);
     assert.deepEqual(assignmentsOf(swarm.store, 'n1'), EMPTY_SET);

@@ -40,7 +40,8 @@ async function start(limits: Partial<ConnectionLimits> = {}): Promise<{ server: 
       return path.includes('CA/') || caller.identity !== undefined ? ok(undefined) : fail('permission_denied', 'no certificate');
     },
     services: [
-      { service: CA, handlers: { getRootCACertificate: async () => create(GetRootCACertificateResponseSchema, { certificate: Buffer.from(root.certificate) }) } },
+      { service: CA, handlers: { getRootCACertificate: async () =>
+        create(GetRootCACertificateResponseSchema, { certificate: Buffer.from(root.certificate) }) } },
       {
         service: Dispatcher,
         handlers: {
@@ -70,7 +71,8 @@ test('a caller is known by its certificate, and anonymous without one', async ()
   assert.deepEqual(callers.at(-1)?.identity, { nodeId: 'w1', organization: 'cluster', roles: ['swarm-worker'] });
   assert.equal(callers.at(-1)?.address, '127.0.0.1');
   const seen: string[] = [];
-  for await (const message of client.serverStream(Dispatcher.method.session, create(SessionRequestSchema)) as AsyncIterable<SessionMessage>) seen.push(message.sessionId);
+  for await (const message of client.serverStream(Dispatcher.method.session,
+    create(SessionRequestSchema)) as AsyncIterable<SessionMessage>) seen.push(message.sessionId);
   assert.deepEqual(seen, ['one', 'two']);
   anonymous.close();
   client.close();
@@ -84,7 +86,8 @@ test('an expired certificate and one of another root are refused', async () => {
   const foreign = await issue(await createRootCa(NOW), 'swarm-worker', 'w2');
   for (const bad of [expired, foreign]) {
     const client = new ManagerClient(address, { rootCa: root.certificate, ...bad, serverName: 'swarm-manager' });
-    await assert.rejects(client.unary(Dispatcher.method.heartbeat, create(HeartbeatRequestSchema), 3000), (error) => codeOf(error) === 14 || codeOf(error) === 4);
+    await assert.rejects(client.unary(Dispatcher.method.heartbeat, create(HeartbeatRequestSchema), 3000), (error) => codeOf(error) === 14
+      || codeOf(error) === 4);
     client.close();
   }
   await server.close();
@@ -93,11 +96,13 @@ test('an expired certificate and one of another root are refused', async () => {
 test('a client that offers no ALPN is served HTTP/2 all the same (trap T1)', async () => {
   const { server, root } = await start();
   const worker = await issue(root, 'swarm-worker', 'w1');
-  const socket = tls.connect({ port: server.port, host: '127.0.0.1', servername: 'swarm-manager', ca: root.certificate, key: worker.key, cert: worker.certificate });
+  const socket = tls.connect({ port: server.port, host: '127.0.0.1', servername: 'swarm-manager', ca: root.certificate, key: worker.key,
+    cert: worker.certificate });
   await new Promise((resolve, reject) => socket.once('secureConnect', resolve).once('error', reject));
   assert.equal(socket.alpnProtocol, false);
   const session = http2.connect('https://swarm-manager', { createConnection: () => socket });
-  const request = session.request({ ':method': 'POST', ':path': '/docker.swarmkit.v1.Dispatcher/Heartbeat', 'content-type': 'application/grpc', te: 'trailers' });
+  const request = session.request({ ':method': 'POST', ':path': '/docker.swarmkit.v1.Dispatcher/Heartbeat',
+    'content-type': 'application/grpc', te: 'trailers' });
   request.end(Buffer.from([0, 0, 0, 0, 0]));
   const trailers = await new Promise<http2.IncomingHttpHeaders>((resolve, reject) => {
     request.on('trailers', resolve).on('error', reject).resume();
@@ -108,7 +113,8 @@ test('a client that offers no ALPN is served HTTP/2 all the same (trap T1)', asy
 });
 
 /** Connections that say nothing: TCP alone, or TLS without a certificate. */
-async function hold(port: number, kind: 'tcp' | 'tls', count: number, localAddress = '127.0.0.1'): Promise<{ open: () => number; end: () => void }> {
+async function hold(port: number, kind: 'tcp' | 'tls', count: number,
+  localAddress = '127.0.0.1'): Promise<{ open: () => number; end: () => void }> {
   const sockets = await Promise.all(Array.from({ length: count }, () => new Promise<net.Socket>((resolve) => {
     const plain = net.connect({ port, host: '127.0.0.1', localAddress });
     const socket = kind === 'tcp' ? plain : tls.connect({ socket: plain, rejectUnauthorized: false, ALPNProtocols: ['h2'] });
@@ -136,7 +142,8 @@ for (const kind of ['tcp', 'tls'] as const) {
     const held = await hold(server.port, kind, 300);
     await until('the quota holds', () => held.open() <= 40);
     assert.ok(server.counts.anonymousEvicted >= 260, `${server.counts.anonymousEvicted} counted`);
-    const worker = new ManagerClient(address, { rootCa: root.certificate, ...await issue(root, 'swarm-worker', 'w1'), serverName: 'swarm-manager' });
+    const worker = new ManagerClient(address, { rootCa: root.certificate, ...await issue(root, 'swarm-worker', 'w1'),
+      serverName: 'swarm-manager' });
     await worker.unary(Dispatcher.method.heartbeat, create(HeartbeatRequestSchema), 3000);
     const joining = new ManagerClient(address, { rootCa: undefined, key: undefined, certificate: undefined, serverName: 'swarm-ca' });
     await joining.unary(CA.method.getRootCACertificate, create(GetRootCACertificateRequestSchema), 3000);
@@ -179,12 +186,14 @@ test('a silent connection ends without a certificate; with one, or while it talk
   const { server, root } = await start({ anonymousIdleMs: 800 });
   t.after(() => server.close());
   const certified = tls.connect({
-    port: server.port, host: '127.0.0.1', servername: 'swarm-manager', ca: root.certificate, ...certOf(await issue(root, 'swarm-worker', 'w1')), ALPNProtocols: ['h2'],
+    port: server.port, host: '127.0.0.1', servername: 'swarm-manager', ca: root.certificate,
+      ...certOf(await issue(root, 'swarm-worker', 'w1')), ALPNProtocols: ['h2'],
   });
   t.after(() => certified.destroy());
   await new Promise((resolve, reject) => certified.once('secureConnect', resolve).once('error', reject));
   certified.resume();
-  const talking = new ManagerClient(`127.0.0.1:${server.port}`, { rootCa: undefined, key: undefined, certificate: undefined, serverName: 'swarm-ca' });
+  const talking = new ManagerClient(`127.0.0.1:${server.port}`,
+    { rootCa: undefined, key: undefined, certificate: undefined, serverName: 'swarm-ca' });
   t.after(() => talking.close());
   const held = await hold(server.port, 'tls', 3);
   t.after(held.end);
@@ -200,10 +209,12 @@ test('a silent connection ends without a certificate; with one, or while it talk
 test('a connection without a certificate ends after its whole life, however much it says', async (t) => {
   const { server } = await start({ anonymousLifeMs: 500 });
   t.after(() => server.close());
-  const talking = new ManagerClient(`127.0.0.1:${server.port}`, { rootCa: undefined, key: undefined, certificate: undefined, serverName: 'swarm-ca' });
+  const talking = new ManagerClient(`127.0.0.1:${server.port}`,
+    { rootCa: undefined, key: undefined, certificate: undefined, serverName: 'swarm-ca' });
   t.after(() => talking.close());
   // A call on the connection that ends may fail with it; another one has a new connection.
-  const call = (): Promise<boolean> => talking.unary(CA.method.getRootCACertificate, create(GetRootCACertificateRequestSchema), 3000).then(() => true, () => false);
+  const call = (): Promise<boolean> => talking.unary(CA.method.getRootCACertificate, create(GetRootCACertificateRequestSchema),
+    3000).then(() => true, () => false);
   assert.ok(await call());
   for (const deadline = Date.now() + 5000; server.counts.anonymousExpired === 0;) {
     assert.ok(Date.now() < deadline, 'the one that talks ends too');
@@ -215,7 +226,8 @@ test('a connection without a certificate ends after its whole life, however much
 test('one node cannot take the connections of the others', async () => {
   const { server, root } = await start({ perNode: 3, certified: 6 });
   const connect = async (nodeId: string): Promise<tls.TLSSocket> => {
-    const socket = tls.connect({ port: server.port, host: '127.0.0.1', servername: 'swarm-manager', ca: root.certificate, ...certOf(await issue(root, 'swarm-worker', nodeId)) });
+    const socket = tls.connect({ port: server.port, host: '127.0.0.1', servername: 'swarm-manager', ca: root.certificate,
+      ...certOf(await issue(root, 'swarm-worker', nodeId)) });
     socket.on('error', () => undefined).resume();
     await new Promise((resolve) => socket.once('secureConnect', resolve));
     return socket;
@@ -246,7 +258,8 @@ test('join tokens: digest over the exact bytes of the root, 50 and 25 base36 cha
 test('an issued certificate is checked: chain, dates, identity', async () => {
   const root = await createRootCa(NOW);
   const { certificate } = await issue(root, 'swarm-manager', 'n1');
-  assert.deepEqual(unwrap(checkIssued(certificate, root.certificate, NOW)), { nodeId: 'n1', organization: 'cluster', roles: ['swarm-manager'] });
+  assert.deepEqual(unwrap(checkIssued(certificate, root.certificate, NOW)),
+    { nodeId: 'n1', organization: 'cluster', roles: ['swarm-manager'] });
   assert.equal(checkIssued(certificate, (await createRootCa(NOW)).certificate, NOW).ok, false);
   assert.equal(checkIssued(certificate, root.certificate, NOW + 5 * 3_600_000).ok, false);
 });

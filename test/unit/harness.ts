@@ -18,12 +18,16 @@ import { DATA_PATH_LABEL } from '../../src/model/network.js';
 import { toPairs } from '../../src/model/pairs.js';
 import { CommandSchema } from '../../src/model/proto/skein_pb.js';
 import {
-  AnnotationsSchema, ClusterSchema, ClusterSpecSchema, ContainerSpecSchema, EndpointSpecSchema, EngineDescriptionSchema, GlobalServiceSchema,
+  AnnotationsSchema, ClusterSchema, ClusterSpecSchema, ContainerSpecSchema, EndpointSpecSchema, EngineDescriptionSchema,
+    GlobalServiceSchema,
   NetworkAttachmentConfigSchema, NetworkSchema, NetworkSpecSchema, NodeDescriptionSchema, NodeRole, NodeSchema, NodeSpecSchema,
-  NodeSpec_Availability, NodeStatusSchema, NodeStatus_State, OrchestrationConfigSchema, PlacementSchema, PortConfigSchema, ReplicatedServiceSchema,
-  ResourcesSchema, RestartPolicySchema, RestartPolicy_RestartCondition, ServiceSchema, ServiceSpecSchema, TaskSchema, TaskSpecSchema, TaskState, TaskStatusSchema, UpdateConfigSchema,
+  NodeSpec_Availability, NodeStatusSchema, NodeStatus_State, OrchestrationConfigSchema, PlacementSchema, PortConfigSchema,
+    ReplicatedServiceSchema,
+  ResourcesSchema, RestartPolicySchema, RestartPolicy_RestartCondition, ServiceSchema, ServiceSpecSchema, TaskSchema, TaskSpecSchema,
+    TaskState, TaskStatusSchema, UpdateConfigSchema,
   VersionSchema, IPAMOptionsSchema, IPAMConfigSchema, PlatformSchema,
-  type Network, type Node, type PortConfig, type RestartPolicy, type Service, type ServiceSpec, type StoreAction, type Task, type UpdateConfig,
+  type Network, type Node, type PortConfig, type RestartPolicy, type Service, type ServiceSpec, type StoreAction, type Task,
+    type UpdateConfig,
 } from '../../src/model/proto/swarmkit_pb.js';
 import { desiredOf, isTerminal, stateOf } from '../../src/model/task.js';
 
@@ -59,7 +63,8 @@ export function serviceSpec(name: string, options: ServiceOptions = {}): Service
     annotations: create(AnnotationsSchema, { name }),
     mode: options.global === true ? { case: 'global', value: create(GlobalServiceSchema) }
       : { case: 'replicated', value: create(ReplicatedServiceSchema, { replicas: BigInt(options.replicas ?? 1) }) },
-    endpoint: create(EndpointSpecSchema, { mode: options.dnsrr === true ? 1 : 0, ports: (options.ports ?? []).map((port) => create(PortConfigSchema, port)) }),
+    endpoint: create(EndpointSpecSchema, { mode: options.dnsrr === true ? 1 : 0,
+      ports: (options.ports ?? []).map((port) => create(PortConfigSchema, port)) }),
   });
   spec.task = create(TaskSpecSchema, {
     runtime: { case: 'container', value: create(ContainerSpecSchema, { image: options.image ?? 'app:1' }) },
@@ -85,7 +90,8 @@ export function serviceSpec(name: string, options: ServiceOptions = {}): Service
 }
 
 function updateConfig({ parallelism = 1, delayMs = 0, monitorMs = 0, ...rest }: UpdateOptions): UpdateConfig {
-  return create(UpdateConfigSchema, { parallelism: BigInt(parallelism), delay: durationFromMs(delayMs), monitor: durationFromMs(monitorMs), ...rest });
+  return create(UpdateConfigSchema, { parallelism: BigInt(parallelism), delay: durationFromMs(delayMs), monitor: durationFromMs(monitorMs),
+    ...rest });
 }
 
 export class Swarm {
@@ -170,9 +176,11 @@ export class Swarm {
   addNetwork(name: string, options: { subnet?: string; range?: string; ingress?: boolean; options?: Record<string, string> } = {}): string {
     const id = `net-${name}`;
     const spec = create(NetworkSpecSchema, { annotations: create(AnnotationsSchema, { name }), ingress: options.ingress ?? false });
-    if (options.options !== undefined) spec.driverConfig = { $typeName: 'docker.swarmkit.v1.Driver', name: 'overlay', options: toPairs(options.options) };
+    if (options.options !== undefined) spec.driverConfig = { $typeName: 'docker.swarmkit.v1.Driver', name: 'overlay',
+      options: toPairs(options.options) };
     if (options.subnet !== undefined) {
-      spec.ipam = create(IPAMOptionsSchema, { configs: [create(IPAMConfigSchema, { subnet: options.subnet, range: options.range ?? '' })] });
+      spec.ipam = create(IPAMOptionsSchema, { configs: [create(IPAMConfigSchema,
+        { subnet: options.subnet, range: options.range ?? '' })] });
     }
     this.apply([createAction('network', create(NetworkSchema, { id, spec }))]);
     return id;
@@ -205,7 +213,8 @@ export class Swarm {
 
   // Looking -----------------------------------------------------------------------------------------------------------
 
-  get<K extends 'node' | 'service' | 'network' | 'task'>(kind: K, id: string): { node: Node; service: Service; network: Network; task: Task }[K] {
+  get<K extends 'node' | 'service' | 'network' | 'task'>(kind: K,
+    id: string): { node: Node; service: Service; network: Network; task: Task }[K] {
     const object = this.store.get(kind, id);
     assert(object !== undefined, `no ${kind} ${id}`);
     return object as { node: Node; service: Service; network: Network; task: Task }[K];

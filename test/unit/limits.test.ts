@@ -13,7 +13,8 @@ import { createService, updateService } from '../../src/core/control/services.js
 import { COMMAND_BYTES_MAX, inBatches } from '../../src/core/store/batches.js';
 import { createAction } from '../../src/core/store/actions.js';
 import { toPairs } from '../../src/model/pairs.js';
-import { AnnotationsSchema, NodeSchema, NodeSpecSchema, TaskSchema, type NetworkSpec, type ServiceSpec } from '../../src/model/proto/swarmkit_pb.js';
+import { AnnotationsSchema, NodeSchema, NodeSpecSchema, TaskSchema, type NetworkSpec,
+  type ServiceSpec } from '../../src/model/proto/swarmkit_pb.js';
 import { network, spec, World } from '../support/control.js';
 import { Swarm } from './harness.js';
 
@@ -21,7 +22,8 @@ const replicated = (name: string, replicas: number | bigint, env: string[] = [])
   spec(name, { Mode: { Replicated: { Replicas: Number(replicas) } } }, { Image: 'x', Env: env });
 
 describe('a service', () => {
-  const refused = (world: World, request: ServiceSpec): string => world.refused((view, context) => createService(view, request, context)).message;
+  const refused = (world: World, request: ServiceSpec): string =>
+    world.refused((view, context) => createService(view, request, context)).message;
 
   it('of a billion replicas is refused, by create and by update', () => {
     const world = new World();
@@ -83,7 +85,8 @@ describe('networks and nodes', () => {
     world.add('node', create(NodeSchema, { id: 'n1' }));
     const wanted = create(NodeSpecSchema, { annotations: create(AnnotationsSchema, { labels: toPairs({ a: 'x'.repeat(70_000) }) }) });
     const version = world.store.get('node', 'n1')?.meta?.version?.index ?? 0n;
-    assert.match(world.refused((view) => updateNode(view, { id: 'n1', version, spec: wanted })).message, /NodeSpec is too large: \d+ bytes, at most 65536/);
+    assert.match(world.refused((view) => updateNode(view, { id: 'n1', version, spec: wanted })).message,
+      /NodeSpec is too large: \d+ bytes, at most 65536/);
   });
 });
 
@@ -104,7 +107,8 @@ describe('batches', () => {
     // And a real one whose spec is all ports.
     const swarm = new Swarm();
     swarm.addNetwork('ingress', { ingress: true });
-    const id = swarm.addService('web', { ports: Array.from({ length: 8000 }, (_, i) => ({ targetPort: i + 1, publishedPort: i + 1, name: 'a'.repeat(20) })) });
+    const id = swarm.addService('web', { ports: Array.from({ length: 8000 },
+      (_, i) => ({ targetPort: i + 1, publishedPort: i + 1, name: 'a'.repeat(20) })) });
     swarm.settle();
     assert.ok(toBinary(TaskSchema, swarm.tasks(id)[0] as never).length < 3 * SERVICE_SPEC_BYTES_MAX);
   });

@@ -85,11 +85,13 @@ describe('service logs', () => {
     const failure = world.read();
     await until('both were asked', () => n1.asked.length === 1 && n2.asked.length === 1);
     await world.publish('n2', [world.message(n2.asked[0], [world.line('n2', 5, 'other')]), world.message(n2.asked[0], [], true)]);
-    await world.publish('n1', [world.message(n1.asked[0], [world.line('n1', 1, 'one'), world.line('n1', 2, 'two'), world.line('n1', 2, 'two again')])]);
+    await world.publish('n1', [world.message(n1.asked[0], [world.line('n1', 1, 'one'), world.line('n1', 2, 'two'),
+      world.line('n1', 2, 'two again')])]);
     n1.end();
     const again = world.connect('n1');
     assert.equal(again.asked[0]?.id, n1.asked[0]?.id, 'the open subscription was sent again');
-    const lines = [world.line('n1', 1, 'one'), world.line('n1', 2, 'two'), world.line('n1', 2, 'two again'), world.line('n1', 2, 'two more'), world.line('n1', 3, 'three')];
+    const lines = [world.line('n1', 1, 'one'), world.line('n1', 2, 'two'), world.line('n1', 2, 'two again'),
+      world.line('n1', 2, 'two more'), world.line('n1', 3, 'three')];
     await world.publish('n1', [world.message(again.asked[0], lines), world.message(again.asked[0], [], true)]);
     assert.equal(await failure, '');
     assert.deepEqual(world.lines, ['other', 'one', 'two', 'two again', 'two more', 'three']);
@@ -144,9 +146,11 @@ describe('service logs', () => {
     const again = world.connect('n1');
     back = true;
     const { options } = again.asked[0] ?? assert.fail('not asked again');
-    assert.deepEqual([options?.follow, options?.tail, timestampMs(options?.since)], [true, 0n, nowMs - 5000], 'from the last line on, not the last one again');
+    assert.deepEqual([options?.follow, options?.tail, timestampMs(options?.since)], [true, 0n, nowMs - 5000],
+      'from the last line on, not the last one again');
     assert.match(String(await old), /unknown subscription/, 'the broken session\'s stream is told to end');
-    const lines = [world.line('n1', nowMs - 5000, 'last of before'), world.line('n1', nowMs + 1, 'while it was away'), world.line('n1', nowMs + 2, 'and after')];
+    const lines = [world.line('n1', nowMs - 5000, 'last of before'), world.line('n1', nowMs + 1, 'while it was away'),
+      world.line('n1', nowMs + 2, 'and after')];
     void world.publish('n1', [world.message(again.asked[0], lines)]);
     await until('the lines', () => world.lines.length >= 3);
     world.abort.abort();
@@ -191,10 +195,12 @@ describe('a node', () => {
     }
     const task = { id: 't1', serviceId: 's1', status: { state: 512 } } as unknown as Task;
     const publisher = new LogPublisher({
-      executor: { controller: () => ({ logs }) } as unknown as Executor, nodeId: () => 'n1', tasks: () => [task], onBug: (error) => { throw error; },
+      executor: { controller: () => ({ logs }) } as unknown as Executor, nodeId: () => 'n1', tasks: () => [task],
+        onBug: (error) => { throw error; },
     });
     const message = {
-      id: 'sub', close: false, selector: create(LogSelectorSchema, { serviceIds: ['s1'] }), options: create(LogSubscriptionOptionsSchema, { follow: true }),
+      id: 'sub', close: false, selector: create(LogSelectorSchema, { serviceIds: ['s1'] }),
+        options: create(LogSubscriptionOptionsSchema, { follow: true }),
     } as SubscriptionMessage;
     publisher.handle(message, client('old'));
     await until('a line', () => sent.length > 0);

@@ -18,7 +18,8 @@ import { timestampFromMs } from '../../src/lib/time.js';
 import { DATA_PATH_LABEL } from '../../src/model/network.js';
 import { toPairs } from '../../src/model/pairs.js';
 import {
-  AnnotationsSchema, ClusterSchema, ClusterSpecSchema, DriverSchema, EngineDescriptionSchema, NodeDescriptionSchema, NodeImagesSchema, NodeRole,
+  AnnotationsSchema, ClusterSchema, ClusterSpecSchema, DriverSchema, EngineDescriptionSchema, NodeDescriptionSchema, NodeImagesSchema,
+    NodeRole,
   NodeSchema, NodeSpecSchema, NodeStatusSchema, NodeStatus_State, ServiceSchema, TaskState, TaskStatusSchema, VersionSchema,
   type ServiceSpec, type StoreAction, type TaskStatus,
 } from '../../src/model/proto/swarmkit_pb.js';
@@ -75,7 +76,8 @@ const create_ = (manager: Manager, spec: ServiceSpec): Promise<string> =>
   manager.commit((view, context) => createService(view, spec, context)).then(unwrap);
 
 describe('the manager', () => {
-  it('makes and places 200 tasks whose specs are 50 KiB each, takes their statuses in one call, and orphans them with their node', async () => {
+  it('makes and places 200 tasks whose specs are 50 KiB each, takes their statuses in one call, and orphans them with their node',
+    async () => {
     await withManager(async (manager) => {
       const id = await create_(manager, large('web', 200, 50 * 1024));
       const inState = (state: TaskState): boolean => {
@@ -89,13 +91,15 @@ describe('the manager', () => {
       const call = dispatcherHandlers(manager).updateTaskStatus as (request: object, caller: object) => Promise<object>;
       const status = (): TaskStatus => create(TaskStatusSchema, { state: TaskState.RUNNING, timestamp: timestampFromMs(Date.now()) });
       const updates = manager.view().tasksOfService(id).slice(0, 200).map((task) => ({ taskId: task.id, status: status() }));
-      await call({ sessionId: 'session', updates }, { identity: { nodeId: 'n1', organization: 'cluster', roles: ['swarm-worker'] }, address: '192.0.2.1' });
+      await call({ sessionId: 'session', updates }, { identity: { nodeId: 'n1', organization: 'cluster', roles: ['swarm-worker'] },
+        address: '192.0.2.1' });
       assert.ok(inState(TaskState.RUNNING), 'every status was taken');
 
       unwrap(await manager.commit((view, context) => removeNode(view, { id: 'n1', force: true }, context)));
       assert.equal(manager.view().get('node', 'n1'), undefined);
       assert.equal(manager.view().cluster()?.blacklistedCertificates[0]?.key, 'n1');
-      await until('no task counts as running on the removed node', () => !manager.view().tasksOfNode('n1').some((task) => stateOf(task) <= TaskState.RUNNING));
+      await until('no task counts as running on the removed node',
+        () => !manager.view().tasksOfNode('n1').some((task) => stateOf(task) <= TaskState.RUNNING));
     });
   });
 
@@ -103,10 +107,13 @@ describe('the manager', () => {
     await withManager(async (manager, apply) => {
       // Past the checks of the API: the options of the log driver are on a task twice.
       const spec = serviceSpec('huge', { replicas: 1 });
-      if (spec.task !== undefined) spec.task.logDriver = create(DriverSchema, { name: 'x', options: toPairs({ fill: 'x'.repeat(800 * 1024) }) });
-      await apply([createAction('service', create(ServiceSchema, { id: 'huge', spec, specVersion: create(VersionSchema, { index: 1n }) }))]);
+      if (spec.task !== undefined) spec.task.logDriver = create(DriverSchema,
+        { name: 'x', options: toPairs({ fill: 'x'.repeat(800 * 1024) }) });
+      await apply([createAction('service', create(ServiceSchema,
+        { id: 'huge', spec, specVersion: create(VersionSchema, { index: 1n }) }))]);
       const id = await create_(manager, serviceSpec('web', { replicas: 2 }));
-      await until('the other service is placed', () => manager.view().tasksOfService(id).filter((task) => stateOf(task) === TaskState.ASSIGNED).length === 2);
+      await until('the other service is placed', () => manager.view().tasksOfService(id).filter((task) =>
+        stateOf(task) === TaskState.ASSIGNED).length === 2);
       const before = manager.stages.oversized;
       assert.ok(before > 0, 'what was left out is counted');
       const commit = manager.consensus.status.commit;
@@ -123,8 +130,10 @@ describe('the manager', () => {
       await until('the task is assigned', () => task() !== undefined && stateOf(task() as never) === TaskState.ASSIGNED);
       manager.sessions.register('n1', '', 'session', Date.now(), 60_000);
       const call = dispatcherHandlers(manager).updateTaskStatus as (request: object, caller: object) => Promise<object>;
-      const status = create(TaskStatusSchema, { state: TaskState.FAILED, timestamp: timestampFromMs(Date.now()), err: 'e'.repeat(1_000_000) });
-      await call({ sessionId: 'session', updates: [{ taskId: task()?.id, status }] }, { identity: { nodeId: 'n1', organization: 'cluster', roles: [] }, address: '' });
+      const status = create(TaskStatusSchema, { state: TaskState.FAILED, timestamp: timestampFromMs(Date.now()),
+        err: 'e'.repeat(1_000_000) });
+      await call({ sessionId: 'session', updates: [{ taskId: task()?.id, status }] },
+        { identity: { nodeId: 'n1', organization: 'cluster', roles: [] }, address: '' });
       const failed = manager.view().tasksOfService(id).find((one) => stateOf(one) === TaskState.FAILED);
       assert.match(failed?.status?.err ?? '', /^e{4096} \[cut: 1000000 characters\]$/);
     });

@@ -33,7 +33,8 @@ async function manager(): Promise<TestNode> {
   return node;
 }
 
-async function issue(root: { key: string; certificate: string }, nowMs: number, nodeId = 'n1', organization = 'swarm'): Promise<NodeCertificates> {
+async function issue(root: { key: string; certificate: string }, nowMs: number, nodeId = 'n1',
+  organization = 'swarm'): Promise<NodeCertificates> {
   const { key, csr } = await createCsr();
   const certificate = unwrap(await signCsr(root, { csr, nodeId, organization, role: 'swarm-manager', expiryMs: HOUR_MS, nowMs }));
   return { rootCa: root.certificate, key, certificate };
@@ -48,7 +49,8 @@ describe('the certificate of a node', () => {
       const folder = await mkdtemp(path.join(os.tmpdir(), 'skein-renewal-'));
       await new SwarmFiles(folder).saveCertificates(before);
       let left = done;
-      const mock = t.mock.method(AtomicFiles.prototype, 'write', async function killed(this: AtomicFiles, ...args: Parameters<typeof write>) {
+      const mock = t.mock.method(AtomicFiles.prototype, 'write',
+        async function killed(this: AtomicFiles, ...args: Parameters<typeof write>) {
         if (left-- === 0) throw new Error('killed');
         return write.apply(this, args);
       });
@@ -94,7 +96,8 @@ describe('the certificate of a node', () => {
     const node = await manager();
     const nodeId = node.node.local().nodeId;
     const cluster = node.node.manager()?.view().cluster();
-    const root = { key: Buffer.from(cluster?.rootCa?.caKey ?? '').toString(), certificate: Buffer.from(cluster?.rootCa?.caCert ?? '').toString() };
+    const root = { key: Buffer.from(cluster?.rootCa?.caKey ?? '').toString(),
+      certificate: Buffer.from(cluster?.rootCa?.caCert ?? '').toString() };
     const expired = await issue(root, Date.now() - 3 * HOUR_MS, nodeId, cluster?.id ?? '');
     await node.restart(() => new SwarmFiles(node.stateDir).saveCertificates(expired));
     const { state, error } = node.node.local();

@@ -71,7 +71,8 @@ describe('restart', () => {
     const id = swarm.addService('web', { restart: { delayMs: 5000 } });
     // No node can prepare the task: it is rejected as soon as it is given out.
     const reject = (): void => {
-      for (const task of swarm.tasks(id)) if (stateOf(task) >= TaskState.ASSIGNED && stateOf(task) < TaskState.RUNNING) swarm.exit(task, TaskState.REJECTED);
+      for (const task of swarm.tasks(id)) if (stateOf(task) >= TaskState.ASSIGNED && stateOf(task) < TaskState.RUNNING) swarm.exit(task,
+        TaskState.REJECTED);
     };
     swarm.settle(reject);
     swarm.advance(4000, reject);
@@ -166,7 +167,8 @@ describe('restart', () => {
   it('a service that gave up starts again when it is updated', () => {
     const swarm = new Swarm();
     const id = swarm.addService('job', { restart: { condition: Condition.NONE } });
-    swarm.behave = (task) => (stateOf(task) === TaskState.RUNNING && task.specVersion?.index === swarm.tasks(id)[0]?.specVersion?.index ? 'complete' : 'run');
+    swarm.behave = (task) => (stateOf(task) === TaskState.RUNNING
+      && task.specVersion?.index === swarm.tasks(id)[0]?.specVersion?.index ? 'complete' : 'run');
     swarm.advance(1000);
     assert.equal(swarm.running(id).length, 0);
     swarm.behave = () => 'run';
@@ -256,7 +258,8 @@ describe('global services', () => {
     swarm.exit(task, TaskState.FAILED);
     swarm.settle();
     assert.deepEqual(swarm.running(id).map((t) => t.nodeId).sort(), ['n1', 'n2']);
-    swarm.editNode('n2', (node) => node.spec?.annotations?.labels.push({ $typeName: 'docker.swarmkit.v1.Pair', key: 'without', value: 'yes' }));
+    swarm.editNode('n2', (node) => node.spec?.annotations?.labels.push({ $typeName: 'docker.swarmkit.v1.Pair', key: 'without',
+      value: 'yes' }));
     swarm.advance(10_000);
     assert.deepEqual(swarm.running(id).map((t) => t.nodeId), ['n1']);
   });

@@ -10,7 +10,8 @@ import { pino } from 'pino';
 import { Tasks } from '../../src/daemon/worker/tasks.js';
 import { TaskStore } from '../../src/daemon/worker/taskstore.js';
 import { AppFailure, appError } from '../../src/lib/result.js';
-import { ContainerSpecSchema, TaskSchema, TaskSpecSchema, TaskState, TaskStatusSchema, type Task, type TaskStatus } from '../../src/model/proto/swarmkit_pb.js';
+import { ContainerSpecSchema, TaskSchema, TaskSpecSchema, TaskState, TaskStatusSchema, type Task,
+  type TaskStatus } from '../../src/model/proto/swarmkit_pb.js';
 import type { DataPlane } from '../../src/platform/dataplane.js';
 import type { ContainerState, Controller, Executor, ExitState } from '../../src/platform/executor.js';
 
@@ -228,7 +229,8 @@ describe('worker tasks', () => {
     assign(tasks, task('t1'), task('t2'));
     await until('both run', () => state('t1') === TaskState.RUNNING && state('t2') === TaskState.RUNNING);
     machine.failures.set('remove', Array.from({ length: 40 }, busy));
-    await assert.rejects(tasks.stopAll(), (error) => error instanceof AppFailure && /some tasks cannot be removed: EBUSY/.test(error.message));
+    await assert.rejects(tasks.stopAll(), (error) => error instanceof AppFailure
+      && /some tasks cannot be removed: EBUSY/.test(error.message));
     machine.failures.clear();
     await tasks.stopAll();
     assert.deepEqual([machine.running.size, machine.prepared.size, machine.sandboxes.size], [0, 0, 0]);

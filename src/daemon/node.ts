@@ -13,7 +13,7 @@ import { startGrpcServer, type GrpcServer, type ServerIdentity } from '../io/grp
 import type { Credentials } from '../io/grpc/client.js';
 import { newId, newTokenSecret } from '../lib/ids.js';
 import { AppFailure, fail, ok, unwrap, type Result } from '../lib/result.js';
-import { announced } from '../model/network.js';
+import { addressLabels } from '../model/network.js';
 import { NetworkView } from '../model/proto/skein_pb.js';
 import { CA, Dispatcher, Health, LogBroker, NodeCA, NodeSpec_Availability, type SessionMessage } from '../model/proto/swarmkit_pb.js';
 import type { DataPlane } from '../platform/dataplane.js';
@@ -186,7 +186,7 @@ export class SkeinNode implements NodeBackend {
     unwrap(await (this.managerPart as Manager).commit(() => ok({
       actions: bootstrapActions({
         clusterId, nodeId, raftId, advertiseAddr: state.advertiseAddr, hostname: this.hostname,
-        engineLabels: announced(state.dataPathAddr, this.parts.options.gatewayBridge),
+        engineLabels: addressLabels(state.dataPathAddr, this.parts.options.gatewayBridge),
         availability: AVAILABILITY[request.availability],
         rootCert: root.certificate, rootKey: root.key, rootHash: rootDigest(root.certificate),
         workerToken: joinToken(root.certificate, newTokenSecret(randomBytes)),
@@ -296,7 +296,9 @@ export class SkeinNode implements NodeBackend {
     this.worker = undefined;
     if (tasks !== '' || network !== '') this.parts.logger.error({ tasks, network }, 'left behind on leaving the swarm');
     const files = await attempt(() => this.files.clear());
-    if (files !== '') return this.stuck(`the state in ${this.files.directory} could not be removed (${files}). Use "docker swarm leave" to try again.`);
+    if (files !== '') {
+      return this.stuck(`the state in ${this.files.directory} could not be removed (${files}). Use "docker swarm leave" to try again.`);
+    }
     this.state = undefined;
     this.refused = undefined;
     this.certificates = undefined;

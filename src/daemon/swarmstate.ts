@@ -75,7 +75,8 @@ export class SwarmFiles {
     const certificate = keyAt < 0 ? '' : node.slice(0, keyAt);
     const key = keyAt < 0 ? '' : node.slice(keyAt);
     if (!isKeyOf(key, certificate)) {
-      return damaged(`error while loading TLS certificate in ${path.join(this.directory, NODE_FILE)}: it holds no certificate with its private key`);
+      return damaged(`error while loading TLS certificate in ${path.join(this.directory, NODE_FILE)}: `
+        + 'it holds no certificate with its private key');
     }
     return { rootCa, certificate, key };
   }

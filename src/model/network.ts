@@ -70,7 +70,7 @@ export const GATEWAY_LABEL = 'com.skein.gateway-network';
 export const GATEWAY_BITS = { min: 12, max: 30 } as const;
 
 /** What a Skein node tells of its addresses in its engine labels. */
-export function announced(dataPathAddr: string, gatewayNetwork: string): Record<string, string> {
+export function addressLabels(dataPathAddr: string, gatewayNetwork: string): Record<string, string> {
   return { [DATA_PATH_LABEL]: dataPathAddr, [GATEWAY_LABEL]: gatewayNetwork };
 }
 

@@ -258,12 +258,15 @@ describe('joining and leaving', { timeout: 300_000 }, () => {
     const id = await idOf(w1);
     await lab.killAgent(w1);
     const { rootCa, key, certificate } = await signed(id, 'swarm-worker', Date.now() - 3 * HOUR_MS, HOUR_MS);
-    await new SwarmFiles(w1.stateDir).saveCertificates({ rootCa: rootCa as string, key: key as string, certificate: certificate as string });
+    const expired = { rootCa: rootCa as string, key: key as string, certificate: certificate as string };
+    await new SwarmFiles(w1.stateDir).saveCertificates(expired);
     await startAgent(lab.plan, w1);
     const info = await lab.try(['info', '--format', '{{.Swarm.LocalNodeState}} {{.Swarm.Error}}'], w1);
-    assert.match(info.stdout, new RegExp(`^error error while loading TLS certificate in ${w1.stateDir}/swarm/certificates/\\S+: certificate \\(1 - ${id}\\) `
+    assert.match(info.stdout, new RegExp(`^error error while loading TLS certificate in ${w1.stateDir}/swarm/certificates/\\S+: `
+      + `certificate \\(1 - ${id}\\) `
       + 'not valid after .* x509: certificate has expired .* To replace them, leave the swarm and join again\\.'));
-    assert.match((await lab.try(['node', 'ls'], w1)).stderr, /Swarm certificates have expired\. To replace them, leave the swarm and join again\./);
+    assert.match((await lab.try(['node', 'ls'], w1)).stderr,
+      /Swarm certificates have expired\. To replace them, leave the swarm and join again\./);
     assert.match((await join(await token(), manager, w1)).stderr, IN_SWARM);
     const ticks = async (): Promise<number> => {
       const stat = (await readFile(`/proc/${await lab.agentPid(w1)}/stat`, 'utf8')).split(') ')[1]?.split(' ') ?? [];

@@ -103,7 +103,8 @@ describe('a damaged state file', () => {
     const files = new SwarmFiles(await folder());
     await mkdir(files.directory);
     await writeFile(path.join(files.directory, 'raft-dek'), '');
-    await assert.rejects(files.dataKey(), (error) => error instanceof AppFailure && /raft-dek, is damaged: it has 0 bytes and must have 32/.test(error.message));
+    await assert.rejects(files.dataKey(), (error) =>
+      error instanceof AppFailure && /raft-dek, is damaged: it has 0 bytes and must have 32/.test(error.message));
   });
 
   it('of the agent\'s lock names nobody', async () => {
@@ -145,7 +146,8 @@ describe('a damaged file of the runtime', () => {
     await writeFile(path.join(directory, 'configs', `${'2'.repeat(64)}.json`), '\0\0\0\0');
     const store = new LocalImageStore(directory);
     assert.deepEqual((await store.list()).flatMap(({ repoTags }) => repoTags), ['image1:latest', 'host:latest']);
-    await assert.rejects(store.inspect('image3'), (error) => error instanceof AppFailure && /has lost its config: load it again/.test(error.message));
+    await assert.rejects(store.inspect('image3'), (error) =>
+      error instanceof AppFailure && /has lost its config: load it again/.test(error.message));
     assert.equal(await store.remove('image2'), true);
     assert.deepEqual((await readdir(path.join(directory, 'configs'))), [`${'1'.repeat(64)}.json`]);
     for (const content of ['', '\0\0\0', '{"version":1,"imag', '{"version":7,"images":[]}', 'null']) {

@@ -33,8 +33,9 @@ async function manager(): Promise<TestNode> {
   return node;
 }
 
-async function issue(root: { key: string; certificate: string }, nowMs: number, nodeId = 'n1',
-  organization = 'swarm'): Promise<NodeCertificates> {
+async function issue(
+  root: { key: string; certificate: string }, nowMs: number, nodeId = 'n1', organization = 'swarm',
+): Promise<NodeCertificates> {
   const { key, csr } = await createCsr();
   const certificate = unwrap(await signCsr(root, { csr, nodeId, organization, role: 'swarm-manager', expiryMs: HOUR_MS, nowMs }));
   return { rootCa: root.certificate, key, certificate };
@@ -49,11 +50,11 @@ describe('the certificate of a node', () => {
       const folder = await mkdtemp(path.join(os.tmpdir(), 'skein-renewal-'));
       await new SwarmFiles(folder).saveCertificates(before);
       let left = done;
-      const mock = t.mock.method(AtomicFiles.prototype, 'write',
-        async function killed(this: AtomicFiles, ...args: Parameters<typeof write>) {
+      async function killed(this: AtomicFiles, ...args: Parameters<typeof write>): Promise<void> {
         if (left-- === 0) throw new Error('killed');
         return write.apply(this, args);
-      });
+      }
+      const mock = t.mock.method(AtomicFiles.prototype, 'write', killed);
       finished = await new SwarmFiles(folder).saveCertificates(after).then(() => true, () => false);
       mock.mock.restore();
       const found = await new SwarmFiles(folder).loadCertificates();
@@ -96,14 +97,16 @@ describe('the certificate of a node', () => {
     const node = await manager();
     const nodeId = node.node.local().nodeId;
     const cluster = node.node.manager()?.view().cluster();
-    const root = { key: Buffer.from(cluster?.rootCa?.caKey ?? '').toString(),
-      certificate: Buffer.from(cluster?.rootCa?.caCert ?? '').toString() };
+    const pem = (bytes: Uint8Array | undefined): string => Buffer.from(bytes ?? []).toString();
+    const root = { key: pem(cluster?.rootCa?.caKey), certificate: pem(cluster?.rootCa?.caCert) };
     const expired = await issue(root, Date.now() - 3 * HOUR_MS, nodeId, cluster?.id ?? '');
     await node.restart(() => new SwarmFiles(node.stateDir).saveCertificates(expired));
     const { state, error } = node.node.local();
     assert.equal(state, 'error');
-    assert.ok(error.startsWith(`error while loading TLS certificate in ${node.file('certificates/swarm-node.pem')}: certificate (1 - ${nodeId}) not valid after `), error);
-    assert.match(error, / UTC, and it is currently .* UTC: x509: certificate has expired or is not yet valid .*\. Swarm certificates have expired\. To replace them, leave the swarm and join again\.$/);
+    const file = node.file('certificates/swarm-node.pem');
+    assert.ok(error.startsWith(`error while loading TLS certificate in ${file}: certificate (1 - ${nodeId}) not valid after `), error);
+    assert.match(error, / UTC, and it is currently .* UTC: x509: certificate has expired or is not yet valid /);
+    assert.match(error, /\. Swarm certificates have expired\. To replace them, leave the swarm and join again\.$/);
     const lines = node.logged.length;
     const { user, system } = process.cpuUsage();
     await new Promise((resolve) => setTimeout(resolve, 1000));

@@ -29,10 +29,14 @@ async function make(): Promise<TestNode> {
 
 function post(socketPath: string, url: string, body: object): Promise<{ status: number; message: string }> {
   return new Promise((resolve, reject) => {
-    const request = http.request({ socketPath, path: url, method: 'POST', headers: { 'content-type': 'application/json' } }, (response) => {
+    const headers = { 'content-type': 'application/json' };
+    const request = http.request({ socketPath, path: url, method: 'POST', headers }, (response) => {
       let text = '';
       response.on('data', (chunk) => { text += String(chunk); });
-      response.on('end', () => resolve({ status: response.statusCode ?? 0, message: (JSON.parse(text || '{}') as { message?: string }).message ?? '' }));
+      response.on('end', () => {
+        const { message } = JSON.parse(text || '{}') as { message?: string };
+        resolve({ status: response.statusCode ?? 0, message: message ?? '' });
+      });
     });
     request.on('error', reject);
     request.end(JSON.stringify(body));
@@ -47,7 +51,9 @@ describe('joining', () => {
     const socketPath = path.join(node.stateDir, 'docker.sock');
     const api = await startApi({ socketPath, backend: node.node, logger: pino({ level: 'silent' }) });
     // A name takes time to be resolved: both calls are in the middle of that.
-    const join = { ListenAddr: node.address, RemoteAddrs: [leader.address.replace('127.0.0.1', 'localhost')], JoinToken: leader.workerToken };
+    const join = {
+      ListenAddr: node.address, RemoteAddrs: [leader.address.replace('127.0.0.1', 'localhost')], JoinToken: leader.workerToken,
+    };
     const init = { ListenAddr: node.address, AdvertiseAddr: node.address };
     const answers = await Promise.all([
       post(socketPath, '/v1.50/swarm/join', join), post(socketPath, '/v1.50/swarm/join', join), post(socketPath, '/v1.50/swarm/init', init),
@@ -110,7 +116,7 @@ describe('leaving', () => {
     assert.equal(worker.node.local().state, 'inactive');
     assert.equal(worker.executor.live, 3, 'left behind');
     await worker.restart();
-    assert.match(worker.warnings().at(-1) ?? '', /could not be removed.*device or resource busy|device or resource busy.*could not be removed/);
+    assert.match(worker.warnings().at(-1) ?? '', /device or resource busy.*could not be removed/);
     worker.executor.failures.clear();
     await worker.restart();
     assert.equal(worker.executor.live, 0, 'and removed as soon as that works');

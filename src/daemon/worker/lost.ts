@@ -23,7 +23,8 @@ export class LostTasks {
       if (known(id) || state < TaskState.STARTING || state > TaskState.RUNNING) continue;
       const told = before.get(id);
       const status = told ?? create(TaskStatusSchema, {
-        state: TaskState.FAILED, message: 'started', err: 'task was lost: this node has no record of it', timestamp: timestampFromMs(Date.now()),
+        state: TaskState.FAILED, message: 'started', err: 'task was lost: this node has no record of it',
+        timestamp: timestampFromMs(Date.now()),
       });
       this.lost.set(id, status);
       if (told === undefined) this.report(id, status);

@@ -3,7 +3,7 @@
 import type { Logger } from 'pino';
 import type { DataPlane } from '../../platform/dataplane.js';
 import type { Executor } from '../../platform/executor.js';
-import { announced } from '../../model/network.js';
+import { addressLabels } from '../../model/network.js';
 import { Forwarder, hostUpstreams, parseUpstream, type Upstream } from '../../io/dns/forwarder.js';
 import type { Credentials } from '../../io/grpc/client.js';
 import { issuerInfo } from '../../io/x509/certificates.js';
@@ -226,7 +226,7 @@ export class Worker {
     const { rootCa } = this.options.credentials();
     if (description.engine !== undefined) {
       const { dataPathAddr, gatewayBridge } = this.options;
-      description.engine.labels = toPairs({ ...toRecord(description.engine.labels), ...announced(dataPathAddr, gatewayBridge) });
+      description.engine.labels = toPairs({ ...toRecord(description.engine.labels), ...addressLabels(dataPathAddr, gatewayBridge) });
     }
     if (rootCa !== undefined) {
       const { subject, publicKey } = issuerInfo(rootCa);

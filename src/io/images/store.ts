@@ -198,7 +198,8 @@ export class LocalImageStore implements ImageStore {
 
   async #summary(image: ImageRecord): Promise<ImageSummary> {
     const bytes = await readText(path.join(this.#path('configs'), `${image.id.slice(7)}.json`));
-    if (bytes === undefined) throw new AppFailure(appError('failed_precondition', `image ${image.id} has lost its config: load it again`));
+    const lost = `image ${image.id} has lost its config: load it again`;
+    if (bytes === undefined) throw new AppFailure(appError('failed_precondition', lost));
     const config = parseConfig(Buffer.from(bytes));
     const { id, repoTags, repoDigests, createdMs, sizeBytes } = image;
     return { id, repoTags, repoDigests, createdMs, sizeBytes, os: config.os ?? 'linux', architecture: config.architecture ?? goArchitecture(), config: config.config ?? {} };

@@ -25,7 +25,9 @@ export async function waitForExit(files: TaskFiles, record: TaskRecord, cgroupsP
     const text = await readText(exitFile);
     if (text !== undefined && text !== '') {
       // conmon does not sync it: a power loss leaves zeros.
-      if (!/^-?\d{1,3}$/.test(text.trim())) return { exitCode: -1, finishedAtMs: (await stat(exitFile)).mtimeMs, reason: 'exit status lost: its file is damaged' };
+      if (!/^-?\d{1,3}$/.test(text.trim())) {
+        return { exitCode: -1, finishedAtMs: (await stat(exitFile)).mtimeMs, reason: 'exit status lost: its file is damaged' };
+      }
       const exitCode = Number(text.trim());
       const reason = exitCode !== 0 && (await wasOomKilled(files, cgroupsPath)) ? 'OOM killed' : undefined;
       return { exitCode, finishedAtMs: (await stat(exitFile)).mtimeMs, reason };

@@ -193,6 +193,19 @@ describe('worker tasks', () => {
     await until('they are gone', () => machine.prepared.size === 1 && machine.sandboxes.size === 1);
   });
 
+  it('an agent that ends leaves what it was to try again to the next one', async () => {
+    const { tasks } = agent();
+    assign(tasks, task('t1'));
+    await until('the task runs', () => state('t1') === TaskState.RUNNING);
+    machine.failures.set('remove', Array.from({ length: 40 }, busy));
+    assign(tasks);
+    await until('its removal was tried', () => machine.calls.includes('remove t1'));
+    tasks.close();
+    const count = machine.calls.length;
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    assert.equal(machine.calls.length, count);
+  });
+
   it('a task whose network cannot be restored fails alone', async () => {
     await save('t1', TaskState.RUNNING);
     await save('t2', TaskState.RUNNING);

@@ -112,10 +112,7 @@ export class Tasks {
   /** Running tasks and their gateway addresses, for the node's own rows. */
   serving(): { readonly tasks: Task[]; readonly gatewayAddress: (taskId: string) => string | undefined } {
     const up = [...this.runners.values()].filter((r) => r.status.state === TaskState.RUNNING && r.sandbox && !r.stopping);
-    return {
-      tasks: up.map((r) => r.task),
-      gatewayAddress: (taskId) => this.runners.get(taskId)?.gatewayAddress.split('/')[0] || undefined,
-    };
+    return { tasks: up.map((r) => r.task), gatewayAddress: (id) => this.runners.get(id)?.gatewayAddress.split('/')[0] || undefined };
   }
 
   /** The data plane came back empty-handed: give it the sandboxes of all tasks again. */
@@ -148,10 +145,7 @@ export class Tasks {
     this.ending = true;
     const results = await Promise.allSettled([...this.runners.values()].map((runner) => this.end(runner)));
     const errors = results.flatMap((result) => (result.status === 'rejected' ? [result.reason as unknown] : []));
-    if (errors.length === 0) {
-      this.leftovers.close();
-      return;
-    }
+    if (errors.length === 0) return this.leftovers.close();
     this.ending = false;
     for (const runner of this.runners.values()) {
       runner.stopping = false;
@@ -162,6 +156,12 @@ export class Tasks {
     if (bug !== undefined) throw bug;
     const words = [...new Set(failures.map((failure) => failure?.message))].join('; ').slice(0, 1000);
     throw new AppFailure({ code: 'unavailable', message: `some tasks cannot be removed: ${words}` });
+  }
+
+  /** Lets go: what runs goes on, what was to be tried again is the next agent's. */
+  close(): void {
+    this.ending = true;
+    this.leftovers.close();
   }
 
   private async end(runner: Runner): Promise<void> {
@@ -241,7 +241,8 @@ export class Tasks {
     const cleaning = action === 'release' || action === 'remove';
     if (!this.ending && (cleaning || (failure.code === 'unavailable' && runner.retries < RETRIES_MAX))) {
       logger.warn({ taskId, action, retries: runner.retries, error: failure.message }, 'task action is tried again');
-      await new Promise((resolve) => setTimeout(resolve, cleaning ? backoffMs(runner.retries) : RETRY_MS));
+      // An agent that ends does not wait for it.
+      await new Promise((resolve) => setTimeout(resolve, cleaning ? backoffMs(runner.retries) : RETRY_MS).unref());
       runner.retries += 1;
       // The Engine or the data plane is just away: tried again, unless the task is to stop before it ran.
       const early = action === 'prepare' || action === 'start';

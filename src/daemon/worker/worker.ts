@@ -158,6 +158,11 @@ export class Worker {
 
   /** Lets go; tasks and traffic go on. */
   async close(): Promise<void> {
+    this.tasks.close();
+    await this.disconnect();
+  }
+
+  private async disconnect(): Promise<void> {
     clearInterval(this.describeTimer);
     this.logs.close();
     await this.session.close();
@@ -170,7 +175,7 @@ export class Worker {
    */
   async leave(tell: boolean): Promise<string> {
     if (tell) await this.session.leave();
-    await this.close();
+    await this.disconnect();
     this.connected = false;
     const problem = await attempt(() => this.tasks.stopAll());
     // Their rows went as well.

@@ -18,7 +18,7 @@ typedef struct Setup {
   Sandbox *sandbox;
   uint32_t gateway;
   const char *sysctls;
-  bool keep_sockets, ok;
+  bool existed, ok;
   int udp_fd, tcp_fd;
   char *error;
   size_t error_size;
@@ -103,8 +103,12 @@ static void setup_namespace(void *argument) {
   LinkSettings loopback = {.mtu = 65536};
   setup->ok = netlink_set_link(netlink, (int)if_nametoindex("lo"), &loopback) == 0;
   for (uint32_t i = 0; setup->ok && i < setup->sandbox->count; i++) setup->ok = setup_interface(setup, &setup->sandbox->interfaces[i], netlink);
-  if (setup->ok && !setup->keep_sockets && !resolver_open_sockets(&setup->udp_fd, &setup->tcp_fd))
-    setup->ok = failed(setup, "127.0.0.11:53", "", errno);
+  if (setup->ok && !resolver_open_sockets(&setup->udp_fd, &setup->tcp_fd)) {
+    failed(setup, "127.0.0.11:53 of", setup->sandbox->id, errno);
+    // While no data plane ran, the task itself may have taken the port. It loses its names, not its connections.
+    setup->ok = setup->existed;
+    setup->udp_fd = setup->tcp_fd = -1;
+  }
   close(netlink);
 }
 
@@ -219,7 +223,7 @@ bool sandbox_attach(Sandboxes *all, const Sandbox *wanted, uint16_t underlay_mtu
   if (!netns_create(path, error, error_size)) return false;
   Sandbox *old = find(all, wanted->id);
   // An agent that restarted repeats every attach; what is there already is not touched.
-  if (old && existed && same_sandbox(old, wanted)) return true;
+  if (old && existed && !old->nameless && same_sandbox(old, wanted)) return true;
   if (!old && all->count == SANDBOXES_MAX) {
     snprintf(error, error_size, "too many sandboxes");
     return false;
@@ -237,13 +241,15 @@ bool sandbox_attach(Sandboxes *all, const Sandbox *wanted, uint16_t underlay_mtu
     resolver_remove(all->resolver, old->id);
     free(old);
   }
-  Setup setup = {.sandbox = sandbox, .gateway = gateway, .sysctls = sysctls, .udp_fd = -1, .tcp_fd = -1, .error = error, .error_size = error_size};
+  Setup setup = {.sandbox = sandbox, .gateway = gateway, .sysctls = sysctls, .existed = existed, .udp_fd = -1, .tcp_fd = -1, .error = error, .error_size = error_size};
   bool ok = netns_run(path, setup_namespace, &setup, error, error_size) && setup.ok;
   if (ok) {
+    sandbox->nameless = setup.udp_fd < 0;
+    if (sandbox->nameless) fprintf(stderr, "%s\n", error);
     all->list[all->count++] = sandbox;
     ok = publish(all, sandbox, NULL);
     if (!ok) snprintf(error, error_size, "no memory");
-    if (ok && !resolver_add(all->resolver, sandbox, setup.udp_fd, setup.tcp_fd)) {
+    if (ok && !sandbox->nameless && !resolver_add(all->resolver, sandbox, setup.udp_fd, setup.tcp_fd)) {
       snprintf(error, error_size, "resolver is full");
       sandbox_detach(all, wanted->id);
       return false;

@@ -17,12 +17,14 @@
 #define UDP_GRO 104
 #endif
 
-enum { SOCKET_BUFFER = 16 << 20, IP_MTU_DISCOVER_OPTION = 10, IP_PMTUDISC_NONE = 0 };
+// OMIT: never "don't fragment", and the device's MTU counts. A path MTU is learnt from ICMP that anybody can send, and below
+// the configured one every super-frame would be refused.
+enum { SOCKET_BUFFER = 16 << 20, IP_MTU_DISCOVER_OPTION = 10, IP_PMTUDISC_OMIT_VALUE = 5 };
 
 static int open_socket(uint32_t vtep, uint16_t port) {
   int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (fd < 0) return -1;
-  int size = SOCKET_BUFFER, discover = IP_PMTUDISC_NONE;
+  int size = SOCKET_BUFFER, discover = IP_PMTUDISC_OMIT_VALUE;
   if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size) < 0) setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
   if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size) < 0) setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof size);
   setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER_OPTION, &discover, sizeof discover);

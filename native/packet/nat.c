@@ -46,6 +46,8 @@ void nat_set_macs(Packet *p, const uint8_t source[6], const uint8_t destination[
   memcpy(p->frame + 6, source, 6);
 }
 
+uint32_t nat_embedded_destination(const Packet *p) { return (uint32_t)p->payload + IP_SIZE <= p->head ? load32(p->frame + p->payload + 16) : 0; }
+
 bool nat_embedded_tuple(const Packet *p, FlowKey *tuple) {
   uint32_t at = p->payload;
   if (at + IP_SIZE + 8 > p->head) return false;

@@ -307,12 +307,13 @@ static bool by_flow(Context *c, Verdict *verdict) {
   FlowKey key = packet_key(c);
   if (packet_is_icmp_error(p)) {
     FlowKey tuple;
-    if (!nat_embedded_tuple(p, &tuple)) return false;
-    // A task may complain of what was sent to itself only, or it could break the connections of its neighbours.
-    if (c->origin->kind == ORIGIN_INTERFACE && tuple.destination != p->source) {
+    // A task may complain of what was sent to itself only, or it could break connections of its neighbours, and cut down
+    // what this node sends to others. That holds for quotes, too, that no flow is looked up by.
+    if (c->origin->kind == ORIGIN_INTERFACE && nat_embedded_destination(p) != p->source) {
       *verdict = drop(DROP_SPOOFED_SOURCE);
       return true;
     }
+    if (!nat_embedded_tuple(p, &tuple)) return false;
     key = flow_inverse(&tuple);
     key.scope = c->scope;
     key.peer = c->peer;

@@ -31,6 +31,8 @@ typedef struct Sandbox {
   Interface interfaces[SANDBOX_INTERFACES_MAX];
   // Null for tasks that have internal networks only.
   Interface *gateway;
+  // Its DNS port was taken; the next attach tries again.
+  bool nameless;
 } Sandbox;
 
 // Addresses of this node's interfaces, by scope; replaced whole when a sandbox comes or goes.

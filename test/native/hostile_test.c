@@ -36,15 +36,20 @@ static Verdict run(const Spec *s, const Origin *origin, Packet *p) {
   return program_run(&program, p, origin);
 }
 
+// How an ICMP error quotes: a fragment after the first, less than the header.
+static bool late, cut;
+
 // An ICMP error about a quoted packet.
 static Verdict run_error(uint32_t source, uint32_t destination, const Spec *quoted, const Origin *origin, Packet *p) {
   Spec s = {.source = source, .destination = destination, .protocol = 1, .flags = ICMP_UNREACHABLE, .payload = 28, .source_mac = own_mac};
   uint8_t inner[64];
   VnetHeader vnet;
+  if (cut) s.payload = 16;
   uint32_t size = build(frame, &s, &vnet);
   build(inner, quoted, &vnet);
+  if (late) store_be16(inner + 20, 1);
   memset(&vnet, 0, sizeof vnet);
-  memcpy(frame + 42, inner + 14, 28);
+  memcpy(frame + 42, inner + 14, s.payload);
   CHECK(packet_parse(p, frame, size, size, &vnet) == DROP_NONE);
   return program_run(&program, p, origin);
 }
@@ -81,6 +86,15 @@ static void test_forged_errors(void) {
   }
   Spec quoted = {.source = client.source, .destination = ip4(10, 0, 2, 6), .source_port = client.source_port, .destination_port = 8080, .protocol = 17};
   CHECK(run_error(ip4(10, 0, 2, 5), client.source, &quoted, &task, &p).reason == DROP_SPOOFED_SOURCE);
+  // Nor of what the nodes send each other.
+  Spec tunnel = {.source = ip4(192, 0, 2, 5), .destination = ip4(192, 0, 2, 6), .source_port = 4789, .destination_port = 4789, .protocol = 17};
+  Origin gateway = {.kind = ORIGIN_INTERFACE, .interface = &sandbox.interfaces[2]};
+  for (int i = 0; i < 3; i++) {
+    late = i == 1;
+    cut = i == 2;
+    CHECK(run_error(ip4(172, 18, 0, 5), tunnel.source, &tunnel, &gateway, &p).reason == DROP_SPOOFED_SOURCE);
+  }
+  late = cut = false;
   // Of its own it may, and so may the other node of its task's.
   while (verdict.kind != VERDICT_INTERFACE) {
     client.source_port++;

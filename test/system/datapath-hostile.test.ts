@@ -29,6 +29,7 @@ describe('datapath among misbehaviour', { timeout: 120_000 }, () => {
     await world.start();
     t1 = await world.task(n1, 't1', [a('10.0.1.11'), ingress('10.255.0.11')], '172.18.0.11');
     const t2 = await world.task(n2, 't2', [a('10.0.1.12'), ingress('10.255.0.12')], '172.18.0.12');
+    world.row('name/4096/web', 'name', { vni: NET_A.vni, name: 'web', addresses: ['10.0.1.2'] });
     world.row('port/tcp/8080', 'port', { protocol: 6, published: 8080, target: 80, backends: [backend('10.255.0.12')] });
     await world.apply();
     await world.serve(t2, 't2', 80);
@@ -128,5 +129,28 @@ describe('datapath among misbehaviour', { timeout: 120_000 }, () => {
       await n1.client.detach('flighty');
     }
     assert.deepEqual([open(), await names()], before);
+  });
+
+  test('a task that takes the DNS port while the data plane restarts keeps its connections', async () => {
+    const bind = `const bind = () => { const s = require('dgram').createSocket('udp4');
+      s.on('error', () => setTimeout(bind, 5)); s.bind(53, '0.0.0.0', () => console.log('bound')); }; bind();`;
+    const binder = world.spawn(t1, [process.execPath, '-e', bind]);
+    await sleep(300);
+    assert.deepEqual(binder.lines, [], 'the port is ours');
+    const pid = n1.client.pid;
+    const sandbox = world.attached.get('t1')?.sandbox;
+    assert.ok(sandbox);
+    process.kill(pid, 'SIGKILL');
+    await until('the port is taken', () => binder.lines.includes('bound'));
+    await until('restart', () => n1.client.pid !== pid);
+    await n1.client.configure(n1.config);
+    await n1.client.attach(sandbox);
+    await world.apply();
+    assert.match((await world.tcp(t1, '10.0.1.12', 80))[0] ?? '', /^t2 /);
+    binder.stop();
+    await sleep(100);
+    await n1.client.attach(sandbox);
+    const dig = await world.run(t1, ['dig', '@127.0.0.11', '+tries=1', '+time=2', '+short', 'web']);
+    assert.equal(dig.text, '10.0.1.2', 'names are back');
   });
 });

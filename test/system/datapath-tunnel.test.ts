@@ -86,6 +86,16 @@ for (const whole of [true, false]) {
       });
     }
 
+    test('a path MTU that the kernel was told of stops nothing', async () => {
+      // As ICMP would leave it.
+      const route = [`${n2.address}/32`, 'dev', 'eth0', 'mtu', '600'];
+      assert.equal((await world.run(n1.netns, ['ip', 'route', 'add', ...route])).status, 0);
+      const before = await world.counter(n1, 'drop.underlay_error');
+      await transfer(other, TASK);
+      assert.equal(await world.counter(n1, 'drop.underlay_error'), before);
+      assert.equal((await world.run(n1.netns, ['ip', 'route', 'del', ...route])).status, 0);
+    });
+
     test('a firewall that drops what is forwarded does not stop it', async () => {
       const ruled = await world.run(n1.netns, ['nft', 'add table ip fw; add chain ip fw forward { type filter hook forward priority 10; policy drop; }']);
       assert.equal(ruled.status, 0, ruled.text);

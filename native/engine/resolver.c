@@ -3,15 +3,17 @@
 // blocks). Names the rows know are answered here; others become a Miss, a bounded table of questions that wait for
 // the agent.
 #include "resolver.h"
+#include "../host/nft.h"
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/random.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { KIND_UDP = 1, KIND_LISTEN, KIND_CONNECTION, UDP_BATCH = 64, EVENTS = 64 };
+enum { KIND_UDP = 1, KIND_LISTEN, KIND_CONNECTION, UDP_BATCH = 64, EVENTS = 64, OPEN_TRIES = 8 };
 
 static uint64_t now_ms(void) {
   struct timespec t;
@@ -23,21 +25,42 @@ static uint64_t event_data(uint32_t kind, uint32_t index, uint32_t generation) {
   return (uint64_t)kind << 60 | (uint64_t)index << 32 | generation;
 }
 
-bool resolver_open_sockets(int *udp_fd, int *tcp_fd) {
-  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(53)};
+// Both sockets at one port; port 0 takes a free one.
+static bool open_at(int *udp_fd, int *tcp_fd, uint16_t *port) {
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(*port)};
+  socklen_t size = sizeof address;
   inet_pton(AF_INET, "127.0.0.11", &address.sin_addr);
   int on = 1;
   *udp_fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   *tcp_fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (*udp_fd >= 0 && *tcp_fd >= 0 && setsockopt(*tcp_fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on) == 0 &&
       bind(*udp_fd, (struct sockaddr *)&address, sizeof address) == 0 &&
-      bind(*tcp_fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(*tcp_fd, 64) == 0)
+      getsockname(*udp_fd, (struct sockaddr *)&address, &size) == 0 &&
+      bind(*tcp_fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(*tcp_fd, 64) == 0) {
+    *port = ntohs(address.sin_port);
     return true;
+  }
   int saved = errno;
   if (*udp_fd >= 0) close(*udp_fd);
   if (*tcp_fd >= 0) close(*tcp_fd);
   errno = saved;
   return false;
+}
+
+bool resolver_open_sockets(int *udp_fd, int *tcp_fd) {
+  char error[512];
+  // A free port for UDP may be taken for TCP.
+  for (int tries = 0; tries < OPEN_TRIES; tries++) {
+    uint16_t port = 0;
+    if (!open_at(udp_fd, tcp_fd, &port)) continue;
+    if (nft_lead_dns(port, error, sizeof error)) return true;
+    fprintf(stderr, "names are served at port 53 itself, which the task cannot use then: %s\n", error);
+    close(*udp_fd);
+    close(*tcp_fd);
+    break;
+  }
+  uint16_t port = 53;
+  return open_at(udp_fd, tcp_fd, &port);
 }
 
 static void close_connection(Resolver *r, Connection *c) {

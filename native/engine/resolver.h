@@ -62,6 +62,7 @@ void resolver_remove(Resolver *resolver, const char *id);
 void resolver_reply(Resolver *resolver, uint32_t id, const uint8_t *answer, uint32_t size);
 // The agent went away: what it was asked is answered with SERVFAIL.
 void resolver_fail_all(Resolver *resolver);
-// Opens the sockets in the calling thread's namespace; false with errno.
+// Opens the sockets in the calling thread's namespace, at a port that 127.0.0.11:53 is led to: a task may be a DNS server
+// itself, on port 53 of all addresses. False with errno.
 bool resolver_open_sockets(int *udp_fd, int *tcp_fd);
 #endif

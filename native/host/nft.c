@@ -1,4 +1,4 @@
-// nft.c: runs `nft -f -` with a whole transaction. Table inet skein of the node's namespace.
+// nft.c: runs `nft -f -` with a whole transaction: table inet skein of the node's namespace, ip skein_dns of a task's.
 // Theory: a packet to one of the node's own addresses and a published port gets the engine's reserved address as
 // destination (client address kept) and so is routed to the host TAP; 127.0.0.0/8 sources get the TAP's address,
 // because nothing else may leave with them. What leaves the gateway bridge network is masqueraded, and nobody outside
@@ -107,4 +107,18 @@ void nft_remove(void) {
   static const char script[] = "add table inet skein\ndelete table inet skein\n";
   char error[512];
   run_nft(script, sizeof script - 1, error, sizeof error);
+}
+
+bool nft_lead_dns(uint16_t port, char *error, size_t error_size) {
+  char script[1024];
+  int size = snprintf(script, sizeof script,
+    "add table ip skein_dns\n"
+    "add chain ip skein_dns output { type filter hook output priority -150 ; }\n"
+    "flush chain ip skein_dns output\n"
+    "add rule ip skein_dns output ip daddr 127.0.0.11 udp dport 53 udp dport set %u\n"
+    "add rule ip skein_dns output ip daddr 127.0.0.11 tcp dport 53 tcp dport set %u\n"
+    "add rule ip skein_dns output ip saddr 127.0.0.11 udp sport %u udp sport set 53\n"
+    "add rule ip skein_dns output ip saddr 127.0.0.11 tcp sport %u tcp sport set 53\n",
+    port, port, port, port);
+  return run_nft(script, (size_t)size, error, error_size);
 }

@@ -8,4 +8,7 @@ bool nft_install(const ProgramConfig *config, uint8_t gateway_prefix, const char
 // Makes the set of published ports exactly that of the tables.
 bool nft_set_ports(const Snapshot *tables, char *error, size_t error_size);
 void nft_remove(void);
+// In the calling thread's namespace: what is sent to 127.0.0.11:53 comes to `port` there, and its answers from port 53.
+// Without conntrack; repeated calls replace each other.
+bool nft_lead_dns(uint16_t port, char *error, size_t error_size);
 #endif

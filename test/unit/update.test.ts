@@ -199,6 +199,22 @@ describe('failing update', () => {
     assert.ok(swarm.tasks(id).filter((task) => desiredOf(task) <= TaskState.RUNNING).every((task) => imageOf(task) === 'app:2'));
   });
 
+  it('failing tasks that are restarted again and again keep nothing from its turn', () => {
+    const options: ServiceOptions = { replicas: 4, restart: { delayMs: 5000 }, update: { failureAction: Action.CONTINUE } };
+    const { swarm, id, state } = deployed(options);
+    // Each slot at its own pace: never a moment without one that waits for its restart.
+    const since = new Map<string, number>();
+    swarm.behave = (task) => {
+      if (imageOf(task) !== 'app:2') return 'run';
+      if (!since.has(task.id)) since.set(task.id, swarm.nowMs);
+      return swarm.nowMs - (since.get(task.id) ?? 0) < 300 * Number(task.slot) ? 'hang' : 'fail';
+    };
+    swarm.updateService(id, { ...options, image: 'app:2' });
+    for (let ms = 0; ms < 60_000; ms += 100) swarm.advance(100);
+    assert.equal(state(), State.COMPLETED);
+    assert.ok(swarm.tasks(id).filter((task) => desiredOf(task) <= TaskState.RUNNING).every((task) => imageOf(task) === 'app:2'));
+  });
+
   it('bears failures up to the ratio', () => {
     const options: ServiceOptions = { replicas: 4, restart: { delayMs: 1000 }, update: { failureAction: Action.PAUSE, maxFailureRatio: 0.3 } };
     const { swarm, id, state } = deployed(options);

@@ -74,6 +74,22 @@ describe('rolling update', () => {
     assert.deepEqual(swarm.images(id), ['app:2', 'app:2']);
   });
 
+  for (const global of [false, true]) {
+    it(`start-first leaves one task of a ${global ? 'node' : 'slot'} when the old one ends before the new one is up`, () => {
+      const options = { replicas: 2, global, update: { order: Order.START_FIRST } };
+      const { swarm, id, state } = deployed(options);
+      swarm.behave = (task) => (imageOf(task) === 'app:2' ? 'hang' : 'run');
+      swarm.updateService(id, { ...options, image: 'app:2' });
+      swarm.advance(1000);
+      for (const task of swarm.running(id)) swarm.exit(task, TaskState.FAILED);
+      swarm.advance(1000);
+      swarm.behave = () => 'run';
+      swarm.advance(60_000);
+      assert.deepEqual(swarm.images(id), ['app:2', 'app:2']);
+      assert.equal(state(), State.COMPLETED);
+    });
+  }
+
   it('stop-first never runs two tasks of a slot', () => {
     const options = { replicas: 2, networks: ['net-front'] };
     const swarm = new Swarm({ nodes: 2 });

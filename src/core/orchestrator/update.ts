@@ -7,7 +7,7 @@ import {
   ServiceSchema, TaskState, UpdateConfigSchema, UpdateConfig_FailureAction, UpdateConfig_UpdateOrder, UpdateStatusSchema,
   UpdateStatus_UpdateState, VersionSchema, type Service, type Task, type UpdateConfig,
 } from '../../model/proto/swarmkit_pb.js';
-import { isTaskDirty, stateOf } from '../../model/task.js';
+import { isTaskDirty, isTerminal, stateOf } from '../../model/task.js';
 import type { Change, Input } from './change.js';
 import { isOccupied, placesOf, type Place } from './slots.js';
 import { newTask, stopTask } from './tasks.js';
@@ -161,6 +161,8 @@ function updatePlace(input: Input, change: Change, service: Service, place: Plac
   }
   if (config.order === UpdateConfig_UpdateOrder.START_FIRST) {
     change.createTask(newTask(input, service, place, TaskState.RUNNING));
+    // What has ended is replaced by this one and not restarted besides.
+    for (const task of old) if (isTerminal(task)) stopTask(input, change, task, TaskState.SHUTDOWN);
     return true;
   }
   const replacement = newTask(input, service, place, TaskState.READY);

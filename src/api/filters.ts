@@ -4,6 +4,7 @@
 import { failure } from './errors.js';
 
 const MAX_FILTER_BYTES = 256 * 1024;
+const UNIT_MS: Readonly<Record<string, number>> = { ns: 1e-6, us: 1e-3, 'µs': 1e-3, ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
 
 export class Filters {
   private readonly fields: ReadonlyMap<string, readonly string[]>;
@@ -64,6 +65,27 @@ export class Filters {
       if (!Object.hasOwn(labels, name)) return false;
       return at < 0 || labels[name] === wanted.slice(at + 1);
     });
+  }
+
+  /** Refuses values that no object can have: an empty list would hide the user's mistake. */
+  oneOf(key: string, words: readonly string[], refusal: (value: string) => string): void {
+    const unknown = this.get(key).find((value) => !words.includes(value.toLowerCase()));
+    if (unknown !== undefined) throw failure('invalid_argument', refusal(unknown));
+  }
+
+  /** A moment: Unix seconds, a Go duration before now, or a date; undefined when absent. */
+  time(key: string, nowMs: number): number | undefined {
+    const [value, another] = this.get(key);
+    if (value === undefined) return undefined;
+    if (another !== undefined) throw failure('invalid_argument', `more than one ${key} filter specified`);
+    if (/^[0-9]+(\.[0-9]+)?$/.test(value)) return Number(value) * 1000;
+    const parts = [...value.matchAll(/([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h)/g)];
+    if (parts.length > 0 && parts.map(([part]) => part).join('') === value) {
+      return nowMs - parts.reduce((sum, [, count, unit]) => sum + Number(count) * (UNIT_MS[unit ?? ''] ?? 0), 0);
+    }
+    const date = /^\d{4}-\d{2}-\d{2}/.test(value) ? Date.parse(value) : NaN;
+    if (Number.isNaN(date)) throw failure('invalid_argument', `failed to parse value as time or duration: "${value}"`);
+    return date;
   }
 
   /** A true/false filter; undefined when absent. */

@@ -5,7 +5,7 @@ import { pairValue } from './pairs.js';
 import type { Network, NetworkAttachmentConfig, Node, Service } from './proto/swarmkit_pb.js';
 
 export const VNI_OPTION = 'com.docker.network.driver.overlay.vxlanid_list';
-const PREDEFINED_LABEL = 'com.docker.swarm.predefined';
+export const PREDEFINED_LABEL = 'com.docker.swarm.predefined';
 
 /** The network's VXLAN id, once it was given one. */
 export function vniOf(network: Network): number | undefined {

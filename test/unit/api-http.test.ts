@@ -8,8 +8,12 @@ import os from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { create } from '@bufbuild/protobuf';
 import { pino } from 'pino';
 import { startApi, type ApiServer } from '../../src/api/server.js';
+import { createAction } from '../../src/core/store/actions.js';
+import { toPairs } from '../../src/model/pairs.js';
+import { AnnotationsSchema, NetworkSchema, NetworkSpecSchema } from '../../src/model/proto/swarmkit_pb.js';
 import { FakeNode } from '../support/fake-node.js';
 
 let folder: string;
@@ -151,6 +155,31 @@ test('init, and what needs it', async () => {
   const bad = await ask('POST', '/services/x/update?version=y', {});
   assert.equal(bad.status, 400);
   assert.match(message(await ask('GET', '/services?filters={"bogus":["1"]}')), /invalid filter 'bogus'/);
+});
+
+test('filters with values that nothing can have are refused', async () => {
+  const asked = async (path: string, filters: object): Promise<string> =>
+    message(await ask('GET', `${path}?filters=${encodeURIComponent(JSON.stringify(filters))}`));
+  assert.equal(await asked('/nodes', { role: ['boss'] }), "invalid role filter: 'boss'");
+  assert.equal(await asked('/nodes', { membership: ['boss'] }), "invalid membership filter: 'boss'");
+  assert.equal(await asked('/networks', { type: ['boss'] }), "invalid filter: 'type'='boss'");
+});
+
+test('pruning networks spares what the filters and the swarm keep', async () => {
+  for (const [name, labels] of [['keep', { keep: '1' }], ['old', {}]] as const) {
+    assert.equal((await ask('POST', '/networks/create', { Name: name, Driver: 'overlay', Labels: labels })).status, 201);
+  }
+  node.apply([createAction('network', create(NetworkSchema, { id: 'local1', spec: create(NetworkSpecSchema, {
+    annotations: create(AnnotationsSchema, { name: 'host', labels: toPairs({ 'com.docker.swarm.predefined': 'true' }) }) }) }))]);
+  const prune = async (filters: object): Promise<unknown> => {
+    const answer = await ask('POST', `/networks/prune?filters=${encodeURIComponent(JSON.stringify(filters))}`);
+    return answer.status === 200 ? (JSON.parse(answer.text) as { NetworksDeleted: unknown }).NetworksDeleted : message(answer);
+  };
+  for (const until of ['1h', '1h30m0.5s', '1600000000', '2020-01-01T00:00:00Z']) assert.deepEqual(await prune({ until: [until] }), []);
+  assert.equal(await prune({ until: ['soon'] }), 'failed to parse value as time or duration: "soon"');
+  assert.deepEqual(await prune({ 'label!': ['keep'] }), ['old']);
+  assert.deepEqual(await prune({}), ['keep']);
+  assert.ok(node.view.get('network', 'local1') !== undefined);
 });
 
 test('a stale version is refused in the words scripts look for', async () => {

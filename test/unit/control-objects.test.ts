@@ -9,11 +9,13 @@ import { removeNode, updateNode } from '../../src/core/control/nodes.js';
 import { createPayload, removePayload, updatePayload } from '../../src/core/control/payloads.js';
 import { createService, removeService } from '../../src/core/control/services.js';
 import { overlaps, parseSubnet } from '../../src/core/control/subnet.js';
+import { createAction } from '../../src/core/store/actions.js';
+import { ok } from '../../src/lib/result.js';
 import { durationFromMs } from '../../src/lib/time.js';
 import { toPairs } from '../../src/model/pairs.js';
 import {
   AnnotationsSchema, CAConfigSchema, ClusterSchema, ClusterSpecSchema, DriverSchema, JoinTokensSchema, NodeRole, NodeSchema,
-  NetworkSpecSchema, NodeSpecSchema, NodeSpec_Availability, NodeStatusSchema, NodeStatus_State, RootCASchema, SecretSpecSchema, TaskSchema,
+  NetworkSchema, NetworkSpecSchema, NodeSpecSchema, NodeSpec_Availability, NodeStatusSchema, NodeStatus_State, RootCASchema, SecretSpecSchema, TaskSchema,
   TaskState, TaskStatusSchema, type Node, type NetworkSpec,
 } from '../../src/model/proto/swarmkit_pb.js';
 import { network, published, spec, World } from '../support/control.js';
@@ -55,6 +57,19 @@ test('networks: refusals', () => {
   const encrypted = create(DriverSchema, { name: 'overlay', options: toPairs({ encrypted: '' }) });
   assert.match(refusal(create(NetworkSpecSchema, { ...network('x'), driverConfig: encrypted })), /encrypted overlay networks are not supported yet/);
   assert.match(refusal(create(NetworkSpecSchema, { ...network('x'), ipv6Enabled: true })), /IPv6 in overlay networks is not supported yet/);
+});
+
+test('the records of node-local networks are neither made nor removed by users', () => {
+  const world = new World();
+  const labels = toPairs({ 'com.docker.swarm.predefined': 'true' });
+  const request = create(NetworkSpecSchema, { ...network('x'), annotations: create(AnnotationsSchema, { name: 'x', labels }) });
+  assert.match(world.refused((view, context) => createNetwork(view, request, context)).message,
+    /PermissionDenied desc = label com.docker.swarm.predefined is for internally created predefined networks and cannot be applied by users/);
+  const record = create(NetworkSchema, {
+    id: 'local1', spec: create(NetworkSpecSchema, { annotations: create(AnnotationsSchema, { name: 'host', labels }) }),
+  });
+  world.run(() => ok({ actions: [createAction('network', record)], value: undefined }));
+  assert.match(world.refused((view) => removeNetwork(view, 'local1')).message, /local1 is a pre-defined network and cannot be removed/);
 });
 
 test('a network in use is kept; the tasks of a removed service do not hold it', () => {

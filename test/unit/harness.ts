@@ -26,8 +26,8 @@ import {
   ResourcesSchema, RestartPolicySchema, RestartPolicy_RestartCondition, ServiceSchema, ServiceSpecSchema, TaskSchema, TaskSpecSchema,
     TaskState, TaskStatusSchema, UpdateConfigSchema,
   VersionSchema, IPAMOptionsSchema, IPAMConfigSchema, PlatformSchema,
-  type Network, type Node, type PortConfig, type RestartPolicy, type Service, type ServiceSpec, type StoreAction, type Task,
-    type UpdateConfig,
+  type GenericResource, type Network, type Node, type PortConfig, type RestartPolicy, type Service, type ServiceSpec, type StoreAction,
+  type Task, type UpdateConfig,
 } from '../../src/model/proto/swarmkit_pb.js';
 import { desiredOf, isTerminal, stateOf } from '../../src/model/task.js';
 
@@ -49,6 +49,7 @@ export interface ServiceOptions {
   readonly maxReplicas?: number;
   readonly spread?: string;
   readonly reserveMemory?: number;
+  readonly reserveGeneric?: readonly GenericResource[];
   readonly restart?: Partial<Pick<RestartPolicy, 'condition'>> & { delayMs?: number; maxAttempts?: number; windowMs?: number };
   readonly update?: UpdateOptions;
   readonly rollback?: UpdateOptions;
@@ -80,9 +81,11 @@ export function serviceSpec(name: string, options: ServiceOptions = {}): Service
           case: 'spread', value: { $typeName: 'docker.swarmkit.v1.SpreadOver', spreadDescriptor: options.spread } } }],
     }),
   });
-  if (options.reserveMemory !== undefined) {
+  if (options.reserveMemory !== undefined || options.reserveGeneric !== undefined) {
     spec.task.resources = { $typeName: 'docker.swarmkit.v1.ResourceRequirements',
-      reservations: create(ResourcesSchema, { memoryBytes: BigInt(options.reserveMemory) }) };
+      reservations: create(ResourcesSchema, {
+        memoryBytes: BigInt(options.reserveMemory ?? 0), generic: [...options.reserveGeneric ?? []],
+      }) };
   }
   if (update !== undefined) spec.update = updateConfig(update);
   if (rollback !== undefined) spec.rollback = updateConfig(rollback);

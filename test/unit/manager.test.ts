@@ -123,6 +123,16 @@ describe('the manager', () => {
     });
   });
 
+  it('tells its listeners the moment of a change to the millisecond', async () => {
+    await withManager(async (manager) => {
+      const moments: number[] = [];
+      manager.onEvents((_events, nowMs) => { moments.push(nowMs); });
+      const before = Date.now();
+      await create_(manager, serviceSpec('web'));
+      assert.ok((moments.at(-1) ?? 0) >= before, `${before}: ${moments.join(' ')}`);
+    });
+  });
+
   it('cuts a status that would make its task too large, and says so', async () => {
     await withManager(async (manager) => {
       const id = await create_(manager, serviceSpec('web', { replicas: 1 }));

@@ -355,6 +355,17 @@ describe('history', () => {
     assert.equal(swarm.running(id).length, 1);
   });
 
+  it('a task that never had a node is shut down as soon as it is replaced', () => {
+    const swarm = new Swarm();
+    const id = swarm.addService('web', { constraints: ['node.id==n9'] });
+    swarm.settle();
+    swarm.updateService(id, {});
+    swarm.settle();
+    assert.deepEqual(swarm.tasks(id).map((task) => [stateOf(task), desiredOf(task), task.status?.err]).sort(), [
+      [TaskState.RUNNING, TaskState.RUNNING, ''], [TaskState.SHUTDOWN, TaskState.SHUTDOWN, ''],
+    ]);
+  });
+
   it('a limit of zero keeps the running task only, a negative one everything', () => {
     for (const [historyLimit, expected] of [[0, 1], [-1, 9]] as const) {
       const swarm = new Swarm({ historyLimit });

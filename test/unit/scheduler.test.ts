@@ -2,8 +2,9 @@
 
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { create } from '@bufbuild/protobuf';
 import { meetsConstraints, parseConstraint } from '../../src/model/constraint.js';
-import { PortConfig_PublishMode as Mode } from '../../src/model/proto/swarmkit_pb.js';
+import { GenericResourceSchema, PortConfig_PublishMode as Mode, type GenericResource } from '../../src/model/proto/swarmkit_pb.js';
 import { Availability, NodeState, Swarm, TaskState, stateOf } from './harness.js';
 
 function reason(swarm: Swarm, serviceId: string): string {
@@ -42,6 +43,22 @@ describe('a task without a fitting node says why', () => {
     swarm.addNode('n2', { memory: 500 });
     const id = swarm.addService('web', { replicas: 4, reserveMemory: 500 });
     assert.equal(reason(swarm, id), 'no suitable node (insufficient resources on 2 nodes)');
+    assert.deepEqual(swarm.running(id).map((task) => task.nodeId).sort(), ['n1', 'n1', 'n2']);
+  });
+
+  it('generic resources, named and counted', () => {
+    const swarm = new Swarm({ nodes: 3 });
+    const generic = (kind: string, units: number | string): GenericResource => create(GenericResourceSchema, {
+      resource: typeof units === 'number' ? { case: 'discreteResourceSpec', value: { kind, value: BigInt(units) } }
+        : { case: 'namedResourceSpec', value: { kind, value: units } },
+    });
+    const has = (node: string, ...resources: GenericResource[]): void => swarm.editNode(node, ({ description }) => {
+      description?.resources?.generic.push(...resources);
+    });
+    has('n1', generic('GPU', 'a'), generic('GPU', 'b'));
+    has('n2', generic('GPU', 1), generic('SSD', 9));
+    const id = swarm.addService('web', { replicas: 4, reserveGeneric: [generic('GPU', 1)] });
+    assert.equal(reason(swarm, id), 'no suitable node (insufficient resources on 3 nodes)');
     assert.deepEqual(swarm.running(id).map((task) => task.nodeId).sort(), ['n1', 'n1', 'n2']);
   });
 

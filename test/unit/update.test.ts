@@ -74,6 +74,22 @@ describe('rolling update', () => {
     assert.deepEqual(swarm.images(id), ['app:2', 'app:2']);
   });
 
+  for (const global of [false, true]) {
+    it(`start-first leaves one task of a ${global ? 'node' : 'slot'} when the old one ends before the new one is up`, () => {
+      const options = { replicas: 2, global, update: { order: Order.START_FIRST } };
+      const { swarm, id, state } = deployed(options);
+      swarm.behave = (task) => (imageOf(task) === 'app:2' ? 'hang' : 'run');
+      swarm.updateService(id, { ...options, image: 'app:2' });
+      swarm.advance(1000);
+      for (const task of swarm.running(id)) swarm.exit(task, TaskState.FAILED);
+      swarm.advance(1000);
+      swarm.behave = () => 'run';
+      swarm.advance(60_000);
+      assert.deepEqual(swarm.images(id), ['app:2', 'app:2']);
+      assert.equal(state(), State.COMPLETED);
+    });
+  }
+
   it('stop-first never runs two tasks of a slot', () => {
     const options = { replicas: 2, networks: ['net-front'] };
     const swarm = new Swarm({ nodes: 2 });
@@ -196,6 +212,22 @@ describe('failing update', () => {
   it('continues when told to', () => {
     const { swarm, id } = failing(Action.CONTINUE);
     assert.equal(swarm.running(id).length, 0);
+    assert.ok(swarm.tasks(id).filter((task) => desiredOf(task) <= TaskState.RUNNING).every((task) => imageOf(task) === 'app:2'));
+  });
+
+  it('failing tasks that are restarted again and again keep nothing from its turn', () => {
+    const options: ServiceOptions = { replicas: 4, restart: { delayMs: 5000 }, update: { failureAction: Action.CONTINUE } };
+    const { swarm, id, state } = deployed(options);
+    // Each slot at its own pace: never a moment without one that waits for its restart.
+    const since = new Map<string, number>();
+    swarm.behave = (task) => {
+      if (imageOf(task) !== 'app:2') return 'run';
+      if (!since.has(task.id)) since.set(task.id, swarm.nowMs);
+      return swarm.nowMs - (since.get(task.id) ?? 0) < 300 * Number(task.slot) ? 'hang' : 'fail';
+    };
+    swarm.updateService(id, { ...options, image: 'app:2' });
+    for (let ms = 0; ms < 60_000; ms += 100) swarm.advance(100);
+    assert.equal(state(), State.COMPLETED);
     assert.ok(swarm.tasks(id).filter((task) => desiredOf(task) <= TaskState.RUNNING).every((task) => imageOf(task) === 'app:2'));
   });
 

@@ -6,8 +6,10 @@ import { taskName } from '../../model/task.js';
 import { networkTargets } from '../../core/control/service-checks.js';
 import type { ReadTx } from '../../core/store/view.js';
 import { unwrap } from '../../lib/result.js';
+import { timestampMs } from '../../lib/time.js';
 import { TaskState, type Network } from '../../model/proto/swarmkit_pb.js';
-import { isPredefined } from '../../model/network.js';
+import { toRecord } from '../../model/pairs.js';
+import { isIngress, isPredefined, macOf } from '../../model/network.js';
 import { networkSpecFromJson, networkToJson, predefinedNetwork } from '../convert/network.js';
 import type { JsonObject } from '../convert/json.js';
 import { failure, notFound } from '../errors.js';
@@ -46,6 +48,7 @@ function matches(filters: Filters, network: JsonObject, inUse: (id: string) => b
 
 function list(call: Call): void {
   const filters = call.filters('dangling', 'driver', 'id', 'label', 'name', 'scope', 'type');
+  filters.oneOf('type', ['builtin', 'custom'], (value) => `invalid filter: 'type'='${value}'`);
   const view = call.backend.manager()?.view();
   // Docker does not list the swarm's records of the node-local networks either: each node lists its own.
   const swarm = view?.list('network').filter((network) => !isPredefined(network)).map((network) => networkToJson(network)) ?? [];
@@ -90,8 +93,8 @@ function details(call: Call, view: ReadTx, network: Network): JsonObject {
   const Containers = Object.fromEntries(attached.filter(({ task }) => task.nodeId === nodeId).map(({ task, address }) => [
     task.status?.runtimeStatus.case === 'container' ? task.status.runtimeStatus.value.containerId : task.id,
     {
-      Name: taskName(task), EndpointID: digestId(`endpoint ${network.id} ${task.id}`), MacAddress: '', IPv4Address: address,
-      IPv6Address: '',
+      Name: taskName(task), EndpointID: digestId(`endpoint ${network.id} ${task.id}`), MacAddress: address === '' ? '' : macOf(address),
+      IPv4Address: address, IPv6Address: '',
     },
   ]));
   const peers = view.list('node').filter((node) => node.status?.addr !== undefined && node.status.addr !== '');
@@ -145,14 +148,16 @@ async function remove(call: Call): Promise<void> {
 
 async function prune(call: Call): Promise<void> {
   const filters = call.filters('label', 'label!', 'until');
+  const before = filters.time('until', Date.now()) ?? Infinity;
   const manager = call.backend.manager();
   const removed: string[] = [];
   for (const network of manager?.view().list('network') ?? []) {
-    const json = networkToJson(network);
-    if (manager === undefined || network.spec?.ingress === true || isUsed(manager.view(), network.id)) continue;
-    if (!filters.labels('label', json.Labels as Record<string, string>)) continue;
+    if (manager === undefined || isPredefined(network) || isIngress(network) || isUsed(manager.view(), network.id)) continue;
+    const labels = toRecord(network.spec?.annotations?.labels);
+    if (!filters.labels('label', labels) || (filters.has('label!') && filters.labels('label!', labels))) continue;
+    if (timestampMs(network.meta?.createdAt) >= before) continue;
     const result = await manager.commit((view) => removeNetwork(view, network.id));
-    if (result.ok) removed.push(json.Name as string);
+    if (result.ok) removed.push(network.spec?.annotations?.name ?? network.id);
   }
   call.reply(200, { NetworksDeleted: removed });
 }

@@ -21,6 +21,8 @@ export function nodeRoutes(): Route[] {
 
 function list(call: Call): void {
   const filters = call.filters('id', 'label', 'node.label', 'membership', 'name', 'role');
+  filters.oneOf('role', ['worker', 'manager'], (value) => `invalid role filter: '${value}'`);
+  filters.oneOf('membership', ['accepted', 'pending'], (value) => `invalid membership filter: '${value}'`);
   const nodes = call.manager().view().list('node').filter((node) =>
     filters.prefix('id', node.id) && filters.prefix('name', nodeName(node))
     && filters.labels('label', toRecord(node.description?.engine?.labels))

@@ -8,7 +8,7 @@ import {
   DriverSchema, NetworkSchema, NetworkSpecSchema, TaskState,
   type IPAMConfig, type IPAMOptions, type Network, type NetworkSpec, type Node,
 } from '../../model/proto/swarmkit_pb.js';
-import { occupiedBy } from '../../model/network.js';
+import { PREDEFINED_LABEL, isPredefined, occupiedBy } from '../../model/network.js';
 import { pairValue } from '../../model/pairs.js';
 import { createAction, removeAction } from '../store/actions.js';
 import type { ReadTx } from '../store/view.js';
@@ -52,6 +52,10 @@ function checkKind(view: ReadTx, spec: NetworkSpec): Refusal {
   const driver = spec.driverConfig?.name ?? 'overlay';
   if (driver !== 'overlay') {
     return invalid(`network driver "${driver}" is not supported: only overlay networks are (use \`-d overlay\`)`);
+  }
+  if (pairValue(spec.annotations?.labels, PREDEFINED_LABEL) !== undefined) {
+    return rpcFail('permission_denied',
+      `label ${PREDEFINED_LABEL} is for internally created predefined networks and cannot be applied by users`);
   }
   if (pairValue(spec.annotations?.labels, INTERNAL_LABEL) !== undefined) {
     return rpcFail('permission_denied',
@@ -155,7 +159,7 @@ export function removeNetwork(view: ReadTx, reference: string): Result<Change<Ne
   const found = find(view, 'network', reference);
   if (!found.ok) return found;
   const network = found.value;
-  if (pairValue(network.spec?.annotations?.labels, INTERNAL_LABEL) !== undefined) {
+  if (isPredefined(network) || pairValue(network.spec?.annotations?.labels, INTERNAL_LABEL) !== undefined) {
     return rpcFail('permission_denied', `${network.id} is a pre-defined network and cannot be removed`);
   }
   const user = network.spec?.ingress === true ? ingressUser(view) : networkUser(view, network.id);

@@ -3,7 +3,7 @@
 import { NodeSpec_Availability, NodeStatus_State, TaskState, type Node, type Service } from '../../model/proto/swarmkit_pb.js';
 import { meetsConstraints } from '../../model/constraint.js';
 import type { Change, Input } from './change.js';
-import { isInvalidNode, needsRestart, restartTask } from './restart.js';
+import { isInvalidNode, tendPlace } from './restart.js';
 import { isOccupied, placesOf } from './slots.js';
 import { newTask, stopTask } from './tasks.js';
 
@@ -22,12 +22,13 @@ export function reconcileGlobal(input: Input, change: Change, service: Service):
   }
   for (const place of places.values()) {
     const node = input.view.get('node', place.nodeId);
-    const eligible = node !== undefined && isEligible(service, node);
+    if (node !== undefined && isEligible(service, node)) {
+      tendPlace(input, change, service, place);
+      continue;
+    }
     for (const task of place.runnable) {
       if (change.full) return;
-      if (change.touched(task.id)) continue;
-      if (!eligible) stopTask(input, change, task, TaskState.SHUTDOWN);
-      else if (needsRestart(input, change, task)) restartTask(input, change, service, task);
+      if (!change.touched(task.id)) stopTask(input, change, task, TaskState.SHUTDOWN);
     }
   }
 }

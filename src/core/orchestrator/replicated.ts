@@ -4,7 +4,7 @@
 import { TaskState, type Service } from '../../model/proto/swarmkit_pb.js';
 import { stateOf } from '../../model/task.js';
 import type { Change, Input } from './change.js';
-import { needsRestart, restartTask } from './restart.js';
+import { tendPlace } from './restart.js';
 import { isOccupied, placesOf, type Place } from './slots.js';
 import { newTask, stopTask } from './tasks.js';
 
@@ -15,12 +15,7 @@ export function reconcileReplicated(input: Input, change: Change, service: Servi
   const occupied = [...places.values()].filter((place) => isOccupied(service, place, input.nowMs));
   if (occupied.length < wanted) addSlots(input, change, service, places, occupied, wanted);
   const kept = occupied.length > wanted ? removeSlots(input, change, occupied, wanted) : occupied;
-  for (const place of kept) {
-    for (const task of place.runnable) {
-      if (change.full) return;
-      if (!change.touched(task.id) && needsRestart(input, change, task)) restartTask(input, change, service, task);
-    }
-  }
+  for (const place of kept) tendPlace(input, change, service, place);
 }
 
 function addSlots(input: Input, change: Change, service: Service, places: Map<string, Place>, occupied: Place[], wanted: number): void {

@@ -7,8 +7,9 @@ import {
   NodeSpec_Availability, NodeStatus_State, RestartPolicy_RestartCondition, TaskSchema, TaskState,
   type Node, type Service, type Task,
 } from '../../model/proto/swarmkit_pb.js';
-import { desiredOf, isGlobal, isTerminal, stateOf } from '../../model/task.js';
+import { desiredOf, isGlobal, isTaskDirty, isTerminal, stateOf } from '../../model/task.js';
 import type { Change, Input } from './change.js';
+import type { Place } from './slots.js';
 import { newTask, stopTask } from './tasks.js';
 
 const RESTART_DELAY_DEFAULT_MS = 5000;
@@ -23,7 +24,7 @@ export function isInvalidNode(node: Node | undefined): boolean {
 }
 
 /** A replacement that ended before its own delay was over (it could not be prepared) waits for that moment. */
-export function needsRestart(input: Input, change: Change, task: Task): boolean {
+function needsRestart(input: Input, change: Change, task: Task): boolean {
   if (desiredOf(task) > TaskState.RUNNING) return false;
   if (!isTerminal(task)) return task.nodeId !== '' && isInvalidNode(input.view.get('node', task.nodeId));
   const dueMs = task.desiredState === TaskState.READY ? timestampMs(task.startAfter) : 0;
@@ -50,8 +51,25 @@ export function shouldRestart(service: Service, task: Task, nowMs: number): bool
   return BigInt(counted.length) < attempts;
 }
 
+/**
+ * Restarts what ended in a place. A task that another one of the present spec already stands in for just goes: during a
+ * start-first update the old task may end while the new one is on its way, and the place would have two for ever.
+ */
+export function tendPlace(input: Input, change: Change, service: Service, place: Place): void {
+  const current = place.runnable.filter((task) => !isTaskDirty(service, task));
+  const lasting = current.filter((task) => !isTerminal(task) && !needsRestart(input, change, task));
+  const keep = lasting.find((task) => stateOf(task) === TaskState.RUNNING) ?? lasting[0];
+  for (const task of place.runnable) {
+    if (change.full) return;
+    if (task === keep || change.touched(task.id)) continue;
+    const ended = needsRestart(input, change, task);
+    if (keep !== undefined && (ended || current.includes(task))) stopTask(input, change, task, TaskState.SHUTDOWN);
+    else if (ended) restartTask(input, change, service, task);
+  }
+}
+
 /** Ends the task for good and, where the policy allows, puts a delayed replacement in its place. */
-export function restartTask(input: Input, change: Change, service: Service, task: Task): void {
+function restartTask(input: Input, change: Change, service: Service, task: Task): void {
   const { view, nowMs } = input;
   stopTask(input, change, task, TaskState.SHUTDOWN);
   if (!shouldRestart(service, task, nowMs)) return;

@@ -60,5 +60,11 @@ export function stopTask(input: Input, change: Change, task: Task, target: TaskS
   } else {
     stopped.desiredState = target;
   }
+  // No node will ever tell that it ended: it has, and what it holds is free (as from SwarmKit, `Shutdown` in `service ps`).
+  if (stopped.status !== undefined && stateOf(task) < TaskState.ASSIGNED) {
+    stopped.status.state = TaskState.SHUTDOWN;
+    stopped.status.timestamp = timestampFromMs(input.nowMs);
+    stopped.status.err = '';
+  }
   change.updateTask(stopped);
 }

@@ -20,11 +20,11 @@ interface Progress {
   readonly rollback: boolean;
   readonly startedMs: number;
   readonly dirty: readonly Place[];
-  /** Places with a new task that is not up yet, or whose delay after coming up is not over. */
+  /** Places whose turn is not over, or whose delay after it is not. */
   readonly inFlight: number;
   readonly failures: number;
   readonly total: number;
-  /** When the last new task came up. */
+  /** When the last place's turn ended. */
   readonly lastUpMs: number;
 }
 
@@ -71,21 +71,31 @@ function measure(
   for (const place of places) {
     const fresh = place.tasks.filter((task) => timestampMs(task.meta?.createdAt) >= startedMs && !isTaskDirty(service, task));
     if (fresh.some((task) => failedTask(task, monitorOf(config)))) failures += 1;
-    const current = fresh.filter((task) => place.runnable.includes(task)).at(-1);
-    if (current === undefined) continue;
-    if (stateOf(current) < TaskState.RUNNING) {
+    const doneMs = doneAt(fresh);
+    if (doneMs === undefined) {
+      inFlight += fresh.some((task) => place.runnable.includes(task)) ? 1 : 0;
+      continue;
+    }
+    lastUpMs = Math.max(lastUpMs, doneMs);
+    const old = place.runnable.some((task) => isTaskDirty(service, task));
+    if (!old && dirty.length > 0 && input.nowMs < doneMs + delayMs) {
       inFlight += 1;
-    } else if (stateOf(current) === TaskState.RUNNING) {
-      const upMs = timestampMs(current.status?.timestamp);
-      lastUpMs = Math.max(lastUpMs, upMs);
-      const old = place.runnable.some((task) => isTaskDirty(service, task));
-      if (!old && dirty.length > 0 && input.nowMs < upMs + delayMs) {
-        inFlight += 1;
-        change.wakeAt(upMs + delayMs);
-      }
+      change.wakeAt(doneMs + delayMs);
     }
   }
   return { config, rollback, startedMs, dirty, inFlight, failures, total: places.length, lastUpMs };
+}
+
+/**
+ * When a place's turn ended: its first new task came up, or ended without. What is started after that is a restart, which an
+ * update does not wait for: one that goes on in spite of failures would never get to the end (SwarmKit's updateTask).
+ */
+function doneAt(fresh: readonly Task[]): number | undefined {
+  for (const task of fresh) {
+    if (stateOf(task) < TaskState.RUNNING) continue;
+    return timestampMs(task.ranAt ?? task.status?.appliedAt ?? task.status?.timestamp);
+  }
+  return undefined;
 }
 
 function monitorOf(config: UpdateConfig): number {
@@ -151,6 +161,8 @@ function updatePlace(input: Input, change: Change, service: Service, place: Plac
   }
   if (config.order === UpdateConfig_UpdateOrder.START_FIRST) {
     change.createTask(newTask(input, service, place, TaskState.RUNNING));
+    // What has ended is replaced by this one and not restarted besides.
+    for (const task of old) if (isTerminal(task)) stopTask(input, change, task, TaskState.SHUTDOWN);
     return true;
   }
   const replacement = newTask(input, service, place, TaskState.READY);
@@ -168,8 +180,6 @@ function complete(input: Input, change: Change, service: Service, progress: Prog
     change.wakeAt(doneMs);
     return;
   }
-  if (input.view.tasksOfService(service.id).some((task) => !isTerminal(task) && stateOf(task) < TaskState.RUNNING
-    && task.desiredState <= TaskState.RUNNING)) return;
   setStatus(input, change, service, progress.rollback ? State.ROLLBACK_COMPLETED : State.COMPLETED,
     progress.rollback ? 'rollback completed' : 'update completed');
 }

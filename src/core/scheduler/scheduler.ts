@@ -7,7 +7,7 @@ import { meetsConstraints } from '../../model/constraint.js';
 import { vtepOf } from '../../model/network.js';
 import { compareText, pairValue } from '../../model/pairs.js';
 import {
-  NodeSpec_Availability, NodeStatus_State, TaskSchema, TaskState, type Node, type PortConfig, type StoreAction, type Task,
+  NodeSpec_Availability, NodeStatus_State, TaskSchema, TaskState, type Node, type PortConfig, type Resources, type StoreAction, type Task,
 } from '../../model/proto/swarmkit_pb.js';
 import { desiredOf, hostPorts, isTerminal, stateOf } from '../../model/task.js';
 import { updateAction } from '../store/actions.js';
@@ -30,6 +30,8 @@ interface Candidate {
   tasks: number;
   freeCpus: bigint;
   freeMemory: bigint;
+  /** Units of each kind, named and counted ones alike: a service asks for a number. */
+  readonly freeGeneric: Map<string, bigint>;
   readonly perService: Map<string, number>;
   readonly ports: Set<string>;
 }
@@ -57,7 +59,8 @@ const FILTERS: readonly Filter[] = [
     enabled: (task) => task.spec?.resources?.reservations !== undefined,
     check: (task, candidate) => {
       const wanted = task.spec?.resources?.reservations;
-      return (wanted?.nanoCpus ?? 0n) <= candidate.freeCpus && (wanted?.memoryBytes ?? 0n) <= candidate.freeMemory;
+      return (wanted?.nanoCpus ?? 0n) <= candidate.freeCpus && (wanted?.memoryBytes ?? 0n) <= candidate.freeMemory
+        && [...unitsOf(wanted)].every(([kind, units]) => units <= (candidate.freeGeneric.get(kind) ?? 0n));
     },
   },
   {
@@ -136,7 +139,8 @@ export function schedule(input: SchedulerInput): readonly StoreAction[] {
 function candidateOf(input: SchedulerInput, node: Node): Candidate {
   const resources = node.description?.resources;
   const candidate: Candidate = {
-    node, tasks: 0, freeCpus: resources?.nanoCpus ?? 0n, freeMemory: resources?.memoryBytes ?? 0n, perService: new Map(), ports: new Set(),
+    node, tasks: 0, freeCpus: resources?.nanoCpus ?? 0n, freeMemory: resources?.memoryBytes ?? 0n, freeGeneric: unitsOf(resources),
+    perService: new Map(), ports: new Set(),
   };
   for (const task of input.view.tasksOfNode(node.id)) {
     if (!isTerminal(task) && stateOf(task) >= TaskState.ASSIGNED) account(candidate, task, 1);
@@ -144,9 +148,22 @@ function candidateOf(input: SchedulerInput, node: Node): Candidate {
   return candidate;
 }
 
+function unitsOf(resources: Resources | undefined): Map<string, bigint> {
+  const units = new Map<string, bigint>();
+  for (const { resource } of resources?.generic ?? []) {
+    if (resource.case === undefined) continue;
+    const more = resource.case === 'discreteResourceSpec' ? resource.value.value : 1n;
+    units.set(resource.value.kind, (units.get(resource.value.kind) ?? 0n) + more);
+  }
+  return units;
+}
+
 function account(candidate: Candidate, task: Task, sign: 1 | -1): void {
   candidate.freeCpus -= BigInt(sign) * (task.spec?.resources?.reservations?.nanoCpus ?? 0n);
   candidate.freeMemory -= BigInt(sign) * (task.spec?.resources?.reservations?.memoryBytes ?? 0n);
+  for (const [kind, units] of unitsOf(task.spec?.resources?.reservations)) {
+    candidate.freeGeneric.set(kind, (candidate.freeGeneric.get(kind) ?? 0n) - BigInt(sign) * units);
+  }
   for (const port of hostPorts(task.endpoint?.ports)) candidate.ports.add(portKey(port));
   if (desiredOf(task) > TaskState.RUNNING) return;
   candidate.tasks += sign;

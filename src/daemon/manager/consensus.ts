@@ -5,6 +5,7 @@ import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { assert } from '../../lib/assert.js';
 import { fail, type Result } from '../../lib/result.js';
 import { Signal } from '../../lib/signal.js';
+import { timestampMs } from '../../lib/time.js';
 import { RaftNode } from '../../core/raft/raft.js';
 import { COMMAND_BYTES_MAX } from '../../core/store/batches.js';
 import type { Applied } from '../../core/store/store.js';
@@ -128,7 +129,7 @@ export class Consensus {
     const command = fromBinary(CommandSchema, data);
     const result = this.store.apply(index, command);
     if (result.ok && result.value.events.length > 0) {
-      const nowMs = Number(command.time?.seconds ?? 0n) * 1000;
+      const nowMs = timestampMs(command.time);
       for (const listener of this.listeners) listener(result.value.events, nowMs);
     }
     const resolve = this.waiters.get(command.id);

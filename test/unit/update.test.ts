@@ -209,6 +209,18 @@ describe('failing update', () => {
     }
   });
 
+  it('does not count what fails in places it has nothing to do in', () => {
+    // Paused by tasks that fail, then rolled back to the very spec they have: their restarts are not the rollback's doing.
+    const { swarm, id, state, options } = failing(Action.PAUSE);
+    const back: ServiceOptions = { ...options, image: 'app:2', rollback: { failureAction: Action.PAUSE, monitorMs: 5000, parallelism: 1 } };
+    const bad = swarm.tasks(id).find((task) => imageOf(task) === 'app:2')?.slot;
+    swarm.behave = (task) => (imageOf(task) === 'app:2' && task.slot === bad ? 'fail' : 'run');
+    swarm.updateService(id, back);
+    swarm.advance(60_000);
+    assert.deepEqual(swarm.images(id).filter((image) => image === 'app:2').length, 2, 'the other places were updated');
+    assert.equal(state(), State.COMPLETED);
+  });
+
   it('continues when told to', () => {
     const { swarm, id } = failing(Action.CONTINUE);
     assert.equal(swarm.running(id).length, 0);

@@ -81,6 +81,7 @@ function restartTask(input: Input, change: Change, service: Service, task: Task)
   const place = { slot: task.slot, nodeId: isGlobal(service) ? task.nodeId : '' };
   const replacement = newTask(input, service, place, TaskState.READY);
   replacement.startAfter = timestampFromMs(nowMs + delayMs);
+  if (task.updateStarted !== undefined) replacement.updateStarted = task.updateStarted;
   const attempts = Number(policy?.maxAttempts ?? 0n);
   if (attempts > 0 && task.specVersion?.index === service.specVersion?.index) {
     replacement.restarts = [...task.restarts, timestampFromMs(nowMs)].slice(-attempts);

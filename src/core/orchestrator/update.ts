@@ -69,7 +69,8 @@ function measure(
   let failures = 0;
   let lastUpMs = startedMs;
   for (const place of places) {
-    const fresh = place.tasks.filter((task) => timestampMs(task.meta?.createdAt) >= startedMs && !isTaskDirty(service, task));
+    // What was started in a place that was up to date is not this update's doing.
+    const fresh = place.tasks.filter((task) => timestampMs(task.updateStarted) === startedMs && !isTaskDirty(service, task));
     if (fresh.some((task) => failedTask(task, monitorOf(config)))) failures += 1;
     const doneMs = doneAt(fresh);
     if (doneMs === undefined) {
@@ -160,16 +161,22 @@ function updatePlace(input: Input, change: Change, service: Service, place: Plac
     return false;
   }
   if (config.order === UpdateConfig_UpdateOrder.START_FIRST) {
-    change.createTask(newTask(input, service, place, TaskState.RUNNING));
+    change.createTask(replacementOf(input, service, place, TaskState.RUNNING));
     // What has ended is replaced by this one and not restarted besides.
     for (const task of old) if (isTerminal(task)) stopTask(input, change, task, TaskState.SHUTDOWN);
     return true;
   }
-  const replacement = newTask(input, service, place, TaskState.READY);
+  const replacement = replacementOf(input, service, place, TaskState.READY);
   replacement.startAfter = timestampFromMs(input.nowMs);
   change.createTask(replacement);
   for (const task of old) stopTask(input, change, task, TaskState.SHUTDOWN);
   return true;
+}
+
+function replacementOf(input: Input, service: Service, place: Place, desired: TaskState): Task {
+  const task = newTask(input, service, place, desired);
+  if (service.updateStatus?.startedAt !== undefined) task.updateStarted = service.updateStatus.startedAt;
+  return task;
 }
 
 function complete(input: Input, change: Change, service: Service, progress: Progress): void {

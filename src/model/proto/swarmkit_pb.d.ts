@@ -4169,6 +4169,13 @@ export declare type Task = Message<"docker.swarmkit.v1.Task"> & {
    * @generated from field: google.protobuf.Timestamp ran_at = 1004;
    */
   ranAt?: Timestamp | undefined;
+
+  /**
+   * The update that made it, by the time that began; a restart of such a task has it too.
+   *
+   * @generated from field: google.protobuf.Timestamp update_started = 1005;
+   */
+  updateStarted?: Timestamp | undefined;
 };
 
 /**

@@ -113,12 +113,16 @@ bool nft_lead_dns(uint16_t port, char *error, size_t error_size) {
   char script[1024];
   int size = snprintf(script, sizeof script,
     "add table ip skein_dns\n"
+    "add chain ip skein_dns untracked { type filter hook output priority -300 ; }\n"
     "add chain ip skein_dns output { type filter hook output priority -150 ; }\n"
+    "flush chain ip skein_dns untracked\n"
     "flush chain ip skein_dns output\n"
+    "add rule ip skein_dns untracked ip daddr 127.0.0.11 meta l4proto { tcp, udp } th dport 53 notrack\n"
+    "add rule ip skein_dns untracked ip saddr 127.0.0.11 meta l4proto { tcp, udp } th sport %u notrack\n"
     "add rule ip skein_dns output ip daddr 127.0.0.11 udp dport 53 udp dport set %u\n"
     "add rule ip skein_dns output ip daddr 127.0.0.11 tcp dport 53 tcp dport set %u\n"
     "add rule ip skein_dns output ip saddr 127.0.0.11 udp sport %u udp sport set 53\n"
     "add rule ip skein_dns output ip saddr 127.0.0.11 tcp sport %u tcp sport set 53\n",
-    port, port, port, port);
+    port, port, port, port, port);
   return run_nft(script, (size_t)size, error, error_size);
 }

@@ -6,6 +6,9 @@ import { failure } from './errors.js';
 const MAX_FILTER_BYTES = 256 * 1024;
 const UNIT_MS: Readonly<Record<string, number>> = { ns: 1e-6, us: 1e-3, 'µs': 1e-3, ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
 
+/** No moment is longer to write. */
+const TIME_MAX = 64;
+
 export class Filters {
   private readonly fields: ReadonlyMap<string, readonly string[]>;
 
@@ -78,6 +81,7 @@ export class Filters {
     const [value, another] = this.get(key);
     if (value === undefined) return undefined;
     if (another !== undefined) throw failure('invalid_argument', `more than one ${key} filter specified`);
+    if (value.length > TIME_MAX) throw failure('invalid_argument', `${key} filter: at most ${TIME_MAX} characters`);
     if (/^[0-9]+(\.[0-9]+)?$/.test(value)) return Number(value) * 1000;
     const parts = [...value.matchAll(/([0-9]+(?:\.[0-9]+)?)(ns|us|µs|ms|s|m|h)/g)];
     if (parts.length > 0 && parts.map(([part]) => part).join('') === value) {

@@ -293,6 +293,7 @@ export class SkeinNode implements NodeBackend {
       return this.stuck(`the node cannot leave the swarm yet: ${tasks}${network}. Use "docker swarm leave" to try again, `
         + 'or "docker swarm leave --force" to leave behind what is left.');
     }
+    this.worker?.abandon();
     this.worker = undefined;
     if (tasks !== '' || network !== '') this.parts.logger.error({ tasks, network }, 'left behind on leaving the swarm');
     const files = await attempt(() => this.files.clear());

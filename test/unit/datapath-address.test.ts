@@ -42,6 +42,15 @@ function world(): Swarm {
 }
 
 describe('a data-path address', () => {
+  it('that is cut within a character is refused once, not decided on without end', () => {
+    const swarm = world();
+    announce(swarm, 'n3', `${'x'.repeat(63)}\u{1F600}`);
+    assert.match(message(swarm, 'n3'), /is not an IPv4 address of one host/);
+    swarm.editNode('n2', (node) => { if (node.description !== undefined) node.description.hostname = `${'y'.repeat(63)}\u{1F600}`; });
+    announce(swarm, 'n3', '192.0.2.2');
+    assert.match(message(swarm, 'n3'), /in use by node n2/);
+  });
+
   it('of another node is not given: the owner keeps its traffic, the other one is told and gets no networked tasks', () => {
     const swarm = world();
     announce(swarm, 'n3', '192.0.2.2');

@@ -209,6 +209,13 @@ describe('failing update', () => {
     }
   });
 
+  it('gets to its end when the first task of a place is long removed from history', () => {
+    const { swarm, id, state } = failing(Action.CONTINUE, { update: { failureAction: Action.CONTINUE, delayMs: 20_000 } });
+    swarm.advance(120_000);
+    assert.equal(state(), State.COMPLETED);
+    assert.ok(swarm.tasks(id).filter((task) => desiredOf(task) <= TaskState.RUNNING).every((task) => imageOf(task) === 'app:2'));
+  });
+
   it('does not count what fails in places it has nothing to do in', () => {
     // Paused by tasks that fail, then rolled back to the very spec they have: their restarts are not the rollback's doing.
     const { swarm, id, state, options } = failing(Action.PAUSE);

@@ -48,12 +48,17 @@ function byAge(a: Node, b: Node): number {
   return timestampMs(a.meta?.createdAt) - timestampMs(b.meta?.createdAt) || compareText(a.id, b.id);
 }
 
+/** By characters: half of one would not be what is read back from the log, and decided on again without end. */
+function cut(text: string): string {
+  return [...text].slice(0, SHOWN_MAX).join('');
+}
+
 function invalidText(address: string): string {
-  return `data-path address "${address.slice(0, SHOWN_MAX)}" is not an IPv4 address of one host: join again with --data-path-addr`;
+  return `data-path address "${cut(address)}" is not an IPv4 address of one host: join again with --data-path-addr`;
 }
 
 function takenText(address: string, owner: Node): string {
-  const name = nodeName(owner).slice(0, SHOWN_MAX);
+  const name = cut(nodeName(owner));
   const who = name === '' ? owner.id : `${owner.id} (${name})`;
   return `data-path address ${address} is in use by node ${who}: join again with another --data-path-addr, or remove that node`;
 }

@@ -2,6 +2,7 @@
 // function of the store: the delay and the attempts ride on the replacement task.
 
 import { clone } from '@bufbuild/protobuf';
+import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import { durationMs, timestampFromMs, timestampMs } from '../../lib/time.js';
 import {
   NodeSpec_Availability, NodeStatus_State, RestartPolicy_RestartCondition, TaskSchema, TaskState,
@@ -68,6 +69,12 @@ export function tendPlace(input: Input, change: Change, service: Service, place:
   }
 }
 
+/** When the turn of the task's place in its update was over; undefined before. */
+export function turnEnded(task: Task): Timestamp | undefined {
+  if (task.turnEnded !== undefined || stateOf(task) < TaskState.RUNNING) return task.turnEnded;
+  return task.ranAt ?? task.status?.appliedAt ?? task.status?.timestamp;
+}
+
 /** Ends the task for good and, where the policy allows, puts a delayed replacement in its place. */
 function restartTask(input: Input, change: Change, service: Service, task: Task): void {
   const { view, nowMs } = input;
@@ -81,7 +88,12 @@ function restartTask(input: Input, change: Change, service: Service, task: Task)
   const place = { slot: task.slot, nodeId: isGlobal(service) ? task.nodeId : '' };
   const replacement = newTask(input, service, place, TaskState.READY);
   replacement.startAfter = timestampFromMs(nowMs + delayMs);
-  if (task.updateStarted !== undefined) replacement.updateStarted = task.updateStarted;
+  if (task.updateStarted !== undefined) {
+    replacement.updateStarted = task.updateStarted;
+    // On the task because history is removed: the end of a turn must not move with every restart.
+    const ended = turnEnded(task);
+    if (ended !== undefined) replacement.turnEnded = ended;
+  }
   const attempts = Number(policy?.maxAttempts ?? 0n);
   if (attempts > 0 && task.specVersion?.index === service.specVersion?.index) {
     replacement.restarts = [...task.restarts, timestampFromMs(nowMs)].slice(-attempts);

@@ -9,6 +9,7 @@ import {
 } from '../../model/proto/swarmkit_pb.js';
 import { isTaskDirty, isTerminal, stateOf } from '../../model/task.js';
 import type { Change, Input } from './change.js';
+import { turnEnded } from './restart.js';
 import { isOccupied, placesOf, type Place } from './slots.js';
 import { newTask, stopTask } from './tasks.js';
 
@@ -93,8 +94,8 @@ function measure(
  */
 function doneAt(fresh: readonly Task[]): number | undefined {
   for (const task of fresh) {
-    if (stateOf(task) < TaskState.RUNNING) continue;
-    return timestampMs(task.ranAt ?? task.status?.appliedAt ?? task.status?.timestamp);
+    const ended = turnEnded(task);
+    if (ended !== undefined) return timestampMs(ended);
   }
   return undefined;
 }

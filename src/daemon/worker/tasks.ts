@@ -48,6 +48,7 @@ export class Tasks {
   private readonly options: TasksOptions;
   private readonly leftovers: Leftovers;
   private ending = false;
+  private closed = false;
 
   constructor(options: TasksOptions) {
     this.options = options;
@@ -127,8 +128,8 @@ export class Tasks {
       return true;
     } catch (error) {
       const failure = expectedFailure(error);
-      // The whole data plane is away, not this task's part of it.
-      if (failure === undefined || failure.code === 'unavailable') throw failure ?? error;
+      // The whole data plane is away, or hangs, not this task's part of it.
+      if (failure === undefined || failure.code === 'unavailable' || failure.code === 'deadline_exceeded') throw failure ?? error;
       // What there is of its sandbox goes with it.
       runner.sandbox = true;
       this.options.logger.warn({ taskId: runner.task.id, error: failure.message }, 'task failed: its network cannot be restored');
@@ -146,21 +147,20 @@ export class Tasks {
     const results = await Promise.allSettled([...this.runners.values()].map((runner) => this.end(runner)));
     const errors = results.flatMap((result) => (result.status === 'rejected' ? [result.reason as unknown] : []));
     if (errors.length === 0) return this.leftovers.close();
-    this.ending = false;
+    this.ending = this.closed;
     for (const runner of this.runners.values()) {
       runner.stopping = false;
       this.step(runner);
     }
     const failures = errors.map(expectedFailure);
-    const bug = errors.find((_, index) => failures[index] === undefined);
-    if (bug !== undefined) throw bug;
+    if (failures.includes(undefined)) throw errors[failures.indexOf(undefined)];
     const words = [...new Set(failures.map((failure) => failure?.message))].join('; ').slice(0, 1000);
     throw new AppFailure({ code: 'unavailable', message: `some tasks cannot be removed: ${words}` });
   }
 
   /** Lets go: what runs goes on, what was to be tried again is the next agent's. */
   close(): void {
-    this.ending = true;
+    this.ending = this.closed = true;
     this.leftovers.close();
   }
 

@@ -162,6 +162,11 @@ export class Worker {
     await this.disconnect();
   }
 
+  /** The node left whatever could not be ended: nothing of this swarm is touched again. */
+  abandon(): void {
+    this.tasks.close();
+  }
+
   private async disconnect(): Promise<void> {
     clearInterval(this.describeTimer);
     this.logs.close();

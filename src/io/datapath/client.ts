@@ -147,14 +147,15 @@ export class DatapathClient implements DataPlane {
   }
 
   async reset(): Promise<void> {
+    // At once, and also when the rest fails: nobody who left is told of a later data plane.
+    this.#missHandlers.length = 0;
+    this.#restartHandlers.length = 0;
     try {
       await this.destroy();
     } finally {
       // Also when it failed: it is tried again.
       this.#ending = false;
     }
-    this.#missHandlers.length = 0;
-    this.#restartHandlers.length = 0;
   }
 
   async #apply(delta: TableDelta): Promise<bigint> {

@@ -4176,6 +4176,13 @@ export declare type Task = Message<"docker.swarmkit.v1.Task"> & {
    * @generated from field: google.protobuf.Timestamp update_started = 1005;
    */
   updateStarted?: Timestamp | undefined;
+
+  /**
+   * Of a restart of such a task: when the first one came up, or ended without.
+   *
+   * @generated from field: google.protobuf.Timestamp turn_ended = 1006;
+   */
+  turnEnded?: Timestamp | undefined;
 };
 
 /**

@@ -12,7 +12,7 @@ import { doctor } from './doctor.js';
 import { demo } from './demo.js';
 
 const LAB_DEFAULT = 'lab';
-/** On two cores that are somebody else's too, the lower quartile of nine rounds was between 0.45 and 0.61 of one and the same build. */
+/** On two cores that are somebody else's too, the lower quartile of nine rounds was between 0.45 and 0.57 for one and the same build. */
 const BENCH_ROUNDS = 25;
 
 function integer(text: string): number {

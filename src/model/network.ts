@@ -1,6 +1,7 @@
 // Network helpers: what is read off a network or a service's attachments once the allocator was there.
 
 import { formatPrefix, parsePrefix, type Prefix } from '../lib/cidr.js';
+import { cutText } from '../lib/text.js';
 import { pairValue } from './pairs.js';
 import type { Network, NetworkAttachmentConfig, Node, Service } from './proto/swarmkit_pb.js';
 
@@ -84,7 +85,7 @@ export interface Occupied {
 
 /** Addresses that an overlay network must not have, because its tasks or the nodes themselves need them otherwise. */
 export function occupiedBy(node: Node): Occupied[] {
-  const name = (node.description?.hostname || node.id).slice(0, NAME_SHOWN_MAX);
+  const name = cutText(node.description?.hostname || node.id, NAME_SHOWN_MAX);
   const managerAddr = node.managerStatus?.addr ?? '';
   const hosts = [announcedAddress(node), node.status?.addr ?? '', managerAddr.slice(0, Math.max(managerAddr.lastIndexOf(':'), 0))];
   const gateway = parsePrefix(pairValue(node.description?.engine?.labels, GATEWAY_LABEL) ?? '');

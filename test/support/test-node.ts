@@ -1,11 +1,13 @@
 // TestNode: a real SkeinNode (state directory, raft log, TLS on loopback, sessions) on a machine of which only the
 // processes and the packets are made up. The machine outlives the node, as tasks and data plane outlive an agent.
 
+import assert from 'node:assert/strict';
 import { rmSync } from 'node:fs';
 import { mkdtemp } from 'node:fs/promises';
 import { createServer, type AddressInfo } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
+import { afterEach } from 'node:test';
 import { pino } from 'pino';
 import type { InitRequest, JoinRequest } from '../../src/api/backend.js';
 import { createService } from '../../src/core/control/services.js';
@@ -247,4 +249,20 @@ export class TestNode {
     this.executor.failures.clear();
     await this.node.close();
   }
+}
+
+/** For a test file: makes nodes that are taken down after each test, the newest first, and must have met no bug. */
+export function testNodes(): () => Promise<TestNode> {
+  const nodes: TestNode[] = [];
+  afterEach(async () => {
+    for (const node of nodes.splice(0).reverse()) {
+      await node.down();
+      assert.deepEqual(node.bugs, []);
+    }
+  });
+  return async () => {
+    const node = await TestNode.make();
+    nodes.push(node);
+    return node;
+  };
 }

@@ -13,7 +13,7 @@ import { waitForExit } from '../../src/io/oci/exit.js';
 import { TaskFiles, type TaskRecord } from '../../src/io/oci/task-files.js';
 import { AppFailure, unwrap } from '../../src/lib/result.js';
 import { TaskState } from '../../src/model/proto/swarmkit_pb.js';
-import { TestNode } from '../support/test-node.js';
+import { testNodes, type TestNode } from '../support/test-node.js';
 import { eventually } from '../system/fixture.js';
 
 const HARMS: Readonly<Record<string, (content: Buffer) => Buffer>> = {
@@ -23,13 +23,9 @@ const HARMS: Readonly<Record<string, (content: Buffer) => Buffer>> = {
   'zeros at the end': (content) => Buffer.concat([content.subarray(0, content.length - 9), Buffer.alloc(9)]),
   'a changed byte': (content) => Buffer.from(content.map((byte, i) => (i === content.length - 5 ? byte ^ 1 : byte))),
 };
-const nodes: TestNode[] = [];
+const make = testNodes();
 const folders: string[] = [];
 afterEach(async () => {
-  for (const node of nodes.splice(0).reverse()) {
-    await node.down();
-    assert.deepEqual(node.bugs, []);
-  }
   for (const folder of folders.splice(0)) await rm(folder, { recursive: true });
 });
 
@@ -40,8 +36,7 @@ async function folder(): Promise<string> {
 }
 
 async function manager(): Promise<TestNode> {
-  const node = await TestNode.make();
-  nodes.push(node);
+  const node = await make();
   unwrap(await node.init());
   return node;
 }

@@ -2,28 +2,16 @@
 // every task, and what they reach one another by. Real managers; see test/support/test-node.ts.
 
 import assert from 'node:assert/strict';
-import { afterEach, describe, it } from 'node:test';
+import { describe, it } from 'node:test';
 import { createNetwork } from '../../src/core/control/networks.js';
 import { agentOptions } from '../../src/daemon/options.js';
 import { unwrap, type Result } from '../../src/lib/result.js';
 import { network } from '../support/control.js';
-import { TestNode } from '../support/test-node.js';
+import { testNodes, type TestNode } from '../support/test-node.js';
 import { eventually } from '../system/fixture.js';
 
 const OVERLAP = 'invalid pool request: Pool overlaps with other one on this address space';
-const nodes: TestNode[] = [];
-afterEach(async () => {
-  for (const node of nodes.splice(0).reverse()) {
-    await node.down();
-    assert.deepEqual(node.bugs, []);
-  }
-});
-
-async function make(): Promise<TestNode> {
-  const node = await TestNode.make();
-  nodes.push(node);
-  return node;
-}
+const make = testNodes();
 
 function ask(node: TestNode, name: string, subnet?: string): Promise<Result<string>> {
   const manager = node.node.manager() ?? assert.fail('a manager');

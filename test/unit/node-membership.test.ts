@@ -3,29 +3,17 @@
 import assert from 'node:assert/strict';
 import http from 'node:http';
 import path from 'node:path';
-import { afterEach, describe, it } from 'node:test';
+import { describe, it } from 'node:test';
 import { pino } from 'pino';
 import { startApi } from '../../src/api/server.js';
 import { addressTowards } from '../../src/daemon/addresses.js';
 import { AppFailure, unwrap } from '../../src/lib/result.js';
 import { NodeStatus_State } from '../../src/model/proto/swarmkit_pb.js';
-import { TestNode } from '../support/test-node.js';
+import { testNodes, type TestNode } from '../support/test-node.js';
 import { eventually } from '../system/fixture.js';
 
 const IN_SWARM = 'This node is already part of a swarm. Use "docker swarm leave" to leave this swarm and join another one.';
-const nodes: TestNode[] = [];
-afterEach(async () => {
-  for (const node of nodes.splice(0).reverse()) {
-    await node.down();
-    assert.deepEqual(node.bugs, []);
-  }
-});
-
-async function make(): Promise<TestNode> {
-  const node = await TestNode.make();
-  nodes.push(node);
-  return node;
-}
+const make = testNodes();
 
 function post(socketPath: string, url: string, body: object): Promise<{ status: number; message: string }> {
   return new Promise((resolve, reject) => {

@@ -8,6 +8,7 @@
 
 import { timestampMs } from '../../lib/time.js';
 import { isUnicast } from '../../lib/cidr.js';
+import { cutText } from '../../lib/text.js';
 import { announcedAddress, vtepOf } from '../../model/network.js';
 import { compareText } from '../../model/pairs.js';
 import { nodeName } from '../../model/task.js';
@@ -48,17 +49,12 @@ function byAge(a: Node, b: Node): number {
   return timestampMs(a.meta?.createdAt) - timestampMs(b.meta?.createdAt) || compareText(a.id, b.id);
 }
 
-/** By characters: half of one would not be what is read back from the log, and decided on again without end. */
-function cut(text: string): string {
-  return [...text].slice(0, SHOWN_MAX).join('');
-}
-
 function invalidText(address: string): string {
-  return `data-path address "${cut(address)}" is not an IPv4 address of one host: join again with --data-path-addr`;
+  return `data-path address "${cutText(address, SHOWN_MAX)}" is not an IPv4 address of one host: join again with --data-path-addr`;
 }
 
 function takenText(address: string, owner: Node): string {
-  const name = cut(nodeName(owner));
+  const name = cutText(nodeName(owner), SHOWN_MAX);
   const who = name === '' ? owner.id : `${owner.id} (${name})`;
   return `data-path address ${address} is in use by node ${who}: join again with another --data-path-addr, or remove that node`;
 }

@@ -4,6 +4,7 @@ import { clone, create, toBinary } from '@bufbuild/protobuf';
 import { updateAction } from '../store/actions.js';
 import type { ReadTx } from '../store/view.js';
 import { fail, ok, type Result } from '../../lib/result.js';
+import { cutText } from '../../lib/text.js';
 import { timestampFromMs, timestampMs } from '../../lib/time.js';
 import {
   NodeDescriptionSchema, NodeSchema, NodeSpec_Availability, NodeStatusSchema, NodeStatus_State, TaskSchema, TaskState, TaskStatusSchema,
@@ -83,8 +84,7 @@ export function nodeReady(view: ReadTx, nodeId: string, description: NodeDescrip
 
 function cut(text: string): string {
   if (text.length <= STATUS_TEXT_MAX) return text;
-  // Not in the middle of a pair of surrogates.
-  return `${text.slice(0, STATUS_TEXT_MAX).replace(/[\uD800-\uDBFF]$/, '')} [cut: ${text.length} characters]`;
+  return `${cutText(text, STATUS_TEXT_MAX)} [cut: ${text.length} characters]`;
 }
 
 /** What a task's status may take: the task has to go on fitting into a command. What is cut says so. */

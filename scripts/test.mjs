@@ -16,6 +16,7 @@ const FILE_TIMEOUT_MS = { system: 360_000, long: 3_600_000, other: 120_000 };
 const NATIVE_TIMEOUT_MS = 600_000;
 const SLOW_MS = 2000;
 const OUTPUT_KEPT = 4000;
+const REASON_LINES = 6;
 const ENDING = '.test.ts';
 
 function testFilesBelow(folder) {
@@ -59,7 +60,7 @@ function fail(message) {
 const total = { passed: 0, failed: 0, skipped: 0 };
 const failures = [];
 
-/** A reporter: a line for each file, and for each slow, skipped or failed test; failures in full at the end. */
+/** A reporter: a line for each file, and for each slow, skipped or failed test; each failure with the start of its reason, in full at the end. */
 function report(stream, group, shown) {
   let lines = [];
   let counts = { passed: 0, failed: 0 };
@@ -88,7 +89,7 @@ function report(stream, group, shown) {
       if (!leafFailure(error)) return;
       counts.failed += 1;
       total.failed += 1;
-      lines.push(`  x ${name}`);
+      lines.push(`  x ${name}`, `      ${text(error).split('\n').slice(0, REASON_LINES).join('\n      ')}`);
       const file = isFile ? data.name : data.file;
       // A file that fails as a whole told why on its standard error.
       failures.push({ name: isFile ? name : `${shown(file ?? '')}: ${name}`, error, output: isFile ? stderrOf.get(file) : undefined });

@@ -237,6 +237,28 @@ describe('worker tasks', () => {
     assert.match(reports.get('t1')?.err ?? '', /non-zero exit \(3\)/);
   });
 
+  for (const removed of [false, true]) {
+    it(`cut off after a task ended and before its release: the next agent releases it${removed ? ', also when it is gone from its set' : ''}`, async () => {
+      const first = agent();
+      assign(first.tasks, task('t1'));
+      await until('the task runs', () => state('t1') === TaskState.RUNNING);
+      // Killed at the moment the state is written.
+      const save = first.store.save.bind(first.store);
+      first.store.save = async (...args) => {
+        await save(...args);
+        first.tasks.close();
+      };
+      machine.running.get('t1')?.end({ exitCode: 3, finishedAtMs: 2, reason: undefined });
+      await until('its end is told', () => state('t1') === TaskState.FAILED);
+      assert.ok(machine.sandboxes.has('t1'));
+      const second = agent();
+      await second.tasks.adopt(await second.store.load());
+      if (removed) assign(second.tasks);
+      await until('nothing holds its addresses', () => !machine.sandboxes.has('t1'));
+      second.tasks.close();
+    });
+  }
+
   it('leaving: what cannot be removed is tried again, then told; leaving again ends it', async () => {
     const { tasks } = agent();
     assign(tasks, task('t1'), task('t2'));

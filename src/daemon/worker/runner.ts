@@ -19,9 +19,12 @@ export interface Runner {
   stopping: boolean;
 }
 
-export function newRunner(task: Task, status: TaskStatus, gatewayAddress = ''): Runner {
+const NOTHING = { sandbox: false, gatewayAddress: '' };
+
+/** `kept`: what there is of the task from before a restart. */
+export function newRunner(task: Task, status: TaskStatus, kept: Pick<Runner, 'sandbox' | 'gatewayAddress'> = NOTHING): Runner {
   return {
-    task, status, gatewayAddress,
-    assigned: true, busy: undefined, retries: 0, work: Promise.resolve(), sandbox: false, watched: false, stopping: false,
+    task, status, ...kept,
+    assigned: true, busy: undefined, retries: 0, work: Promise.resolve(), watched: false, stopping: false,
   };
 }

@@ -57,21 +57,22 @@ export class Tasks {
 
   /** Takes up what runs on this machine from before a restart: sandboxes first, then processes. */
   async adopt(saved: readonly LocalTask[]): Promise<void> {
-    const found = new Set(await this.options.executor.adopt());
+    const { executor, dataPlane } = this.options;
+    const found = new Set(await executor.adopt());
+    const sandboxes = new Set(await dataPlane.sandboxes());
     for (const local of saved) {
       if (local.task === undefined || local.status === undefined) continue;
-      const runner = newRunner(local.task, local.status, local.gatewayAddress);
+      // The last agent may have been cut off between the end of a task and its release: what is there is released.
+      const sandbox = sandboxes.delete(local.task.id);
+      const runner = newRunner(local.task, local.status, { sandbox, gatewayAddress: local.gatewayAddress });
       this.runners.set(local.task.id, runner);
       const active = local.status.state <= TaskState.RUNNING && local.status.state >= TaskState.PREPARING;
       if (active && !await this.takeUp(runner)) continue;
       await this.resume(runner, found.has(local.task.id));
     }
-    const { executor, dataPlane } = this.options;
-    const unknown = (id: string): boolean => !this.runners.has(id);
-    for (const id of [...found].filter(unknown)) await this.leftovers.remove(`task ${id}`, () => executor.controller(id).remove());
-    for (const id of (await dataPlane.sandboxes()).filter(unknown)) {
-      await this.leftovers.remove(`sandbox ${id}`, () => dataPlane.detach(id));
-    }
+    const unknown = [...found].filter((id) => !this.runners.has(id));
+    for (const id of unknown) await this.leftovers.remove(`task ${id}`, () => executor.controller(id).remove());
+    for (const id of sandboxes) await this.leftovers.remove(`sandbox ${id}`, () => dataPlane.detach(id));
     for (const runner of this.runners.values()) this.step(runner);
   }
 

@@ -6,8 +6,10 @@ import { isTaskDirty } from '../../src/model/task.js';
 import { createNetwork } from '../../src/core/control/networks.js';
 import { createService, removeService, updateService } from '../../src/core/control/services.js';
 import { create } from '@bufbuild/protobuf';
-import { createAction } from '../../src/core/store/actions.js';
-import { NodeSchema, NodeStatus_State, TaskSchema, UpdateStatus_UpdateState, type Service, type ServiceSpec } from '../../src/model/proto/swarmkit_pb.js';
+import { createAction, updateAction } from '../../src/core/store/actions.js';
+import { NodeSchema, NodeStatus_State, ServiceSchema, TaskSchema, UpdateStatusSchema, UpdateStatus_UpdateState, type Service, type ServiceSpec } from '../../src/model/proto/swarmkit_pb.js';
+import type { ChangeContext } from '../../src/core/control/context.js';
+import type { ReadTx } from '../../src/core/store/view.js';
 import { network, published, spec, World } from '../support/control.js';
 
 function made(world: World, request: ServiceSpec): Service {
@@ -123,6 +125,27 @@ test('update: stale version, rename, change of mode, unknown service', () => {
   assert.match(tryUpdate(spec('other'), versionOf(service)).message, /renaming services is not supported/);
   assert.match(tryUpdate(spec('web', { Mode: { Global: {} } }), versionOf(service)).message, /service mode change is not allowed/);
   assert.equal(tryUpdate(spec('web'), 1n, 'nope').message, 'service nope not found');
+});
+
+test('update: what the manager itself changed since is no conflict, what a user changed is', () => {
+  const world = new World();
+  const { id, meta } = made(world, spec('web'));
+  const before = meta?.version?.index ?? 0n;
+  const touch = (): void => {
+    const service = world.store.get('service', id) as Service;
+    world.apply([updateAction('service', create(ServiceSchema, { ...service, updateStatus: create(UpdateStatusSchema, { message: 'touched' }) }))]);
+  };
+  const change = (version: bigint, env: string) => (view: ReadTx, context: ChangeContext) => updateService(view, {
+    id, version, spec: spec('web', {}, { Image: 'x', Env: [env] }), rollback: false, registryAuthFrom: 'spec',
+  }, context);
+  touch();
+  world.run(change(before, 'A=1'));
+  touch();
+  assert.match(world.refused(change(before, 'A=2')).message, /update out of sequence/);
+  assert.match(world.refused(change(before + 1000n, 'A=2')).message, /update out of sequence/);
+  // The old spec version comes back, the user's old view of the service does not.
+  const rolledBack = update(world, world.store.get('service', id) as Service, spec('web'), true);
+  assert.match(world.refused(change(versionOf(rolledBack) - 1n, 'A=2')).message, /update out of sequence/);
 });
 
 test('update keeps the previous spec and raises the spec version; rollback swaps them', () => {

@@ -59,6 +59,10 @@ function resolveNetworks(view: ReadTx, original: ServiceSpec): { ok: true; spec:
   return { ok: true, spec };
 }
 
+function versionOf(service: Service): bigint {
+  return service.meta?.version?.index ?? 0n;
+}
+
 function nextSpecVersion(view: ReadTx): { $typeName: 'docker.swarmkit.v1.Version'; index: bigint } {
   return create(VersionSchema, { index: view.index + 1n });
 }
@@ -87,10 +91,16 @@ export function createService(view: ReadTx, request: ServiceSpec, context: Chang
   if (view.byName('service', name) !== undefined) {
     return rpcFail('already_exists', `name conflicts with an existing object: service ${name} already exists`);
   }
-  const service = create(ServiceSchema, { id: context.newId(), spec, specVersion: nextSpecVersion(view) });
+  const service = create(ServiceSchema, {
+    id: context.newId(), spec, specVersion: nextSpecVersion(view), specChanged: view.index + 1n,
+  });
   return change([createAction('service', service)], service.id);
 }
 
+/**
+ * A stale version is one from before the spec last changed. SwarmKit also refuses what was read before its own allocator or
+ * updater touched the service, so that a `service scale` right after a `service create` fails; nothing is lost by taking it.
+ */
 export function updateService(view: ReadTx, request: ServiceUpdate, context: ChangeContext): Result<Change<void>> {
   const found = find(view, 'service', request.id);
   if (!found.ok) return found;
@@ -107,7 +117,7 @@ export function updateService(view: ReadTx, request: ServiceUpdate, context: Cha
   const conflict = checkServiceContext(view, spec, current.id)
     ?? (request.rollback ? undefined : checkCapacity(view, spec, current.id) ?? checkImage(view, spec, current.spec));
   if (conflict !== undefined) return conflict;
-  if (current.meta?.version?.index !== request.version) return outOfSequence();
+  if (request.version < current.specChanged || request.version > versionOf(current)) return outOfSequence();
   const next = clone(ServiceSchema, current);
   if (request.rollback) return rollBack(view, current, next, context);
   keepRegistryAuth(current, spec, request.registryAuthFrom);
@@ -116,6 +126,7 @@ export function updateService(view: ReadTx, request: ServiceUpdate, context: Cha
   else next.previousSpecVersion = current.specVersion;
   next.spec = spec;
   next.specVersion = nextSpecVersion(view);
+  next.specChanged = view.index + 1n;
   delete next.updateStatus;
   return change([updateAction('service', next)], undefined);
 }
@@ -130,6 +141,7 @@ function rollBack(view: ReadTx, current: Service, next: Service, context: Change
   next.spec = clone(ServiceSpecSchema, previousSpec);
   // The old number again, as SwarmKit does: tasks left over from that spec count as up to date.
   next.specVersion = previousSpecVersion ?? nextSpecVersion(view);
+  next.specChanged = view.index + 1n;
   if (current.spec !== undefined) next.previousSpec = clone(ServiceSpecSchema, current.spec);
   if (current.specVersion !== undefined) next.previousSpecVersion = current.specVersion;
   next.updateStatus = create(UpdateStatusSchema, {

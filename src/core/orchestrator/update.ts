@@ -144,6 +144,7 @@ function rollBack(input: Input, change: Change, service: Service): void {
   delete next.previousSpec;
   delete next.previousSpecVersion;
   next.specVersion = create(VersionSchema, { index: input.view.index + 1n });
+  next.specChanged = input.view.index + 1n;
   next.updateStatus = create(UpdateStatusSchema, {
     state: State.ROLLBACK_STARTED,
     startedAt: timestampFromMs(input.nowMs),

@@ -58,8 +58,7 @@ export class Tasks {
   /** Takes up what runs on this machine from before a restart: sandboxes first, then processes. */
   async adopt(saved: readonly LocalTask[]): Promise<void> {
     const { executor, dataPlane } = this.options;
-    const found = new Set(await executor.adopt());
-    const sandboxes = new Set(await dataPlane.sandboxes());
+    const [found, sandboxes] = [new Set(await executor.adopt()), new Set(await dataPlane.sandboxes())];
     for (const local of saved) {
       if (local.task === undefined || local.status === undefined) continue;
       // The last agent may have been cut off between the end of a task and its release: what is there is released.

@@ -4000,6 +4000,13 @@ export declare type Service = Message<"docker.swarmkit.v1.Service"> & {
    * @generated from field: bool pending_delete = 7;
    */
   pendingDelete: boolean;
+
+  /**
+   * Own. Index of the store when a user, or a rollback, last changed the spec: rises always, where spec_version goes back.
+   *
+   * @generated from field: uint64 spec_changed = 1001;
+   */
+  specChanged: bigint;
 };
 
 /**

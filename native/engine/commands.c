@@ -331,7 +331,8 @@ static void counters(const Command *c) {
     {"vxlan.tx_bytes", n->vxlan_tx_bytes}, {"host.rx_packets", n->host_rx}, {"host.rx_bytes", n->host_rx_bytes},
     {"host.tx_packets", n->host_tx}, {"host.tx_bytes", n->host_tx_bytes}, {"replies", n->replies},
     {"offload.coalesced", n->coalesced}, {"offload.segmented", n->segmented}, {"offload.tunnelled", n->tunnelled},
-    {"offload.tunnel_refused", n->tunnel_refused}, {"offload.acks_thinned", n->acks_thinned}, {"flows", copy.flows},
+    {"offload.tunnel_refused", n->tunnel_refused}, {"offload.acks_thinned", n->acks_thinned},
+    {"liveness.answered", n->liveness_answered}, {"flows", copy.flows},
     {"flows.evicted", copy.evicted}, {"flows.expired", copy.expired}, {"flows.adopted", copy.adopted}, {"flows.torn", copy.torn},
     {"flows.unsaved", copy.unsaved}, {"clients_rewritten", copy.rewritten}, {"dns.answered", r->answered}, {"dns.missed", r->missed},
     {"dns.refused", r->refused}, {"dns.malformed", r->malformed}, {"revision", c->control->tables ? c->control->tables->revision : 0}};

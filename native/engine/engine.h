@@ -22,7 +22,7 @@ typedef struct Counters {
   uint64_t interface_rx, interface_rx_bytes, interface_tx, interface_tx_bytes;
   uint64_t vxlan_rx, vxlan_rx_bytes, vxlan_tx, vxlan_tx_bytes;
   uint64_t host_rx, host_rx_bytes, host_tx, host_tx_bytes;
-  uint64_t replies, coalesced, segmented, tunnelled, tunnel_refused, acks_thinned;
+  uint64_t replies, coalesced, segmented, tunnelled, tunnel_refused, acks_thinned, liveness_answered;
 } Counters;
 
 typedef struct TransmitSocket { int fd; uint16_t port; } TransmitSocket;

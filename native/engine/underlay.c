@@ -3,6 +3,7 @@
 // A kernel peer behind a virtual device may send one datagram of up to 64 KB with one VXLAN header.
 #include "engine.h"
 #include "../packet/csum.h"
+#include "../packet/liveness.h"
 #include <errno.h>
 #include <linux/udp.h>
 #include <poll.h>
@@ -105,6 +106,14 @@ static uint32_t gro_size(struct msghdr *message, uint32_t size) {
   return size;
 }
 
+static bool answer_liveness(Engine *engine, uint8_t *data, uint32_t size, const struct sockaddr_in *from) {
+  if (!liveness_answer(data, size)) return false;
+  // One that cannot be sent now is a lost one: it is asked again.
+  if (sendto(engine->underlay_fd, data, size, MSG_DONTWAIT, (const struct sockaddr *)from, sizeof *from) == (ssize_t)size)
+    engine->counters.liveness_answered++;
+  return true;
+}
+
 void underlay_receive(Engine *engine) {
   // Super-frames are forwarded a few at a time, while they are in the cache.
   int most = engine->receives_large ? RECEIVE_BATCH_LARGE : RECEIVE_BATCH;
@@ -124,8 +133,11 @@ void underlay_receive(Engine *engine) {
     }
     uint32_t step = gro_size(message, size);
     uint8_t *data = engine->buffers[i] + HEADROOM;
-    for (uint32_t at = 0; at < size; at += step)
-      receive_packet(engine, data + at, size - at < step ? size - at : step, engine->addresses[i].sin_addr.s_addr, step < size);
+    for (uint32_t at = 0; at < size; at += step) {
+      uint32_t part = size - at < step ? size - at : step;
+      if (!answer_liveness(engine, data + at, part, &engine->addresses[i]))
+        receive_packet(engine, data + at, part, engine->addresses[i].sin_addr.s_addr, step < size);
+    }
   }
   flush(engine);
 }

@@ -2,6 +2,7 @@
 // holds no state of its own.
 
 import type { ChangeContext } from '../core/control/context.js';
+import type { ClusterUpdate } from '../core/control/cluster.js';
 import type { ReadTx, StoreEvent } from '../core/store/view.js';
 import type { Result } from '../lib/result.js';
 import type {
@@ -10,16 +11,22 @@ import type {
 import type { Executor } from '../platform/executor.js';
 
 export type { ChangeContext };
+/** A user's update of the swarm's settings. */
+export type SwarmUpdate = Omit<ClusterUpdate, 'rootCa'>;
 
 export interface ManagerBackend {
-  /** The replica's current state. */
+  /** The replica's state; what was committed before fresh() was called is in it. */
   view(): ReadTx;
+  /** Resolves once view() shows all that was committed before the call; at once, with what is known, without a leader. */
+  fresh(): Promise<void>;
   /**
    * Runs `build` on the current state and commits what it returns: durable and applied when this resolves.
    * When a concurrent change got in between (not a user's stale version), build runs again on the new state.
    * The result's value is whatever build returned beside the actions.
    */
   commit<T>(build: (view: ReadTx, context: ChangeContext) => Result<{ actions: readonly StoreAction[]; value: T }>): Promise<Result<T>>;
+  /** Changes the swarm's settings, which may begin a rotation of its root or of the managers' unlock key. */
+  updateSwarm(request: SwarmUpdate): Promise<Result<void>>;
   /** Log lines of the selected tasks, gathered from the nodes. Ends when all nodes are done and follow is off. */
   logs(selector: LogSelector, options: LogSubscriptionOptions, signal: AbortSignal): AsyncIterable<LogMessage>;
   /** Called after every applied command; returns the function that unsubscribes. */
@@ -42,6 +49,7 @@ export interface InitRequest {
   readonly heartbeatPeriodNs: bigint | undefined;
   readonly nodeCertExpiryNs: bigint | undefined;
   readonly snapshotInterval: bigint | undefined;
+  readonly keepOldSnapshots: bigint | undefined;
   readonly labels: Readonly<Record<string, string>>;
 }
 
@@ -78,6 +86,8 @@ export interface NodeBackend {
   swarmInit(request: InitRequest): Promise<Result<string>>;
   swarmJoin(request: JoinRequest): Promise<Result<void>>;
   swarmLeave(force: boolean): Promise<Result<void>>;
+  /** Of a node in the state `locked`. */
+  swarmUnlock(key: Uint8Array): Promise<Result<void>>;
   /** Images were added or removed; resolves once the managers know (or cannot be reached), so that they can be used at once. */
   imagesChanged(): Promise<void>;
 }

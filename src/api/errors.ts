@@ -9,6 +9,7 @@ const STATUS: Readonly<Record<ErrorCode, number>> = {
   not_found: 404,
   already_exists: 409,
   permission_denied: 403,
+  unauthenticated: 401,
   failed_precondition: 400,
   aborted: 500,
   unavailable: 503,
@@ -29,7 +30,7 @@ const NO_SWARM = 'This node is not a swarm manager. Use "docker swarm init" or "
   + 'to swarm and try again.';
 const NOT_MANAGER = "This node is not a swarm manager. Worker nodes can't be used to view or modify cluster state. Please "
   + 'run this command on a manager node or promote the current node to a manager.';
-const LOCKED = 'Swarm is encrypted and needs to be unlocked before it can be used. Please use "docker swarm unlock" to '
+export const LOCKED = 'Swarm is encrypted and needs to be unlocked before it can be used. Please use "docker swarm unlock" to '
   + 'unlock it.';
 const NO_LEADER = "The swarm does not have a leader. It's possible that too few managers are online. Make sure more than "
   + 'half of the managers are online.';

@@ -123,6 +123,7 @@ async function serve(
     const found = router.find((request.method ?? 'GET') as createRouter.HTTPMethod, target.path);
     call = new Call({ ...base, params: found?.params ?? {}, query: target.query, minor: target.minor });
     if (found === null || found.store === null) throw failure('not_found', 'page not found');
+    if (target.path !== '/_ping') await backend.manager()?.fresh();
     await (found.store as Handler)(call);
   } catch (error) {
     answerFailure(call, error);

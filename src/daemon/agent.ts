@@ -1,7 +1,7 @@
 // The agent process: builds io from options, starts the node and its API, ends on signals. A bug ends the process with
 // its stack; the data plane and the tasks go on, and the next start adopts them.
 
-import { mkdir, open, type FileHandle } from 'node:fs/promises';
+import { mkdir, open, readFile, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
 import { pino, type Logger } from 'pino';
 import { startApi } from '../api/server.js';
@@ -15,6 +15,7 @@ import type { AgentOptions } from './options.js';
 
 /** Keys and images of nodes: tasks of the pseudo image `host` must not read them. */
 const HIDDEN_PATHS = ['/var/lib/skein-lab'];
+const ENDING_WAIT_MS = 5000;
 
 export function makeExecutor(options: AgentOptions): Executor {
   return options.runtime === 'docker'
@@ -61,22 +62,32 @@ export async function runAgent(options: AgentOptions): Promise<Result<void>> {
 export async function lockFile(file: string): Promise<Result<FileHandle>> {
   const handle = await open(file, 'a+', 0o600);
   const [pidText, startText] = (await handle.readFile('utf8')).trim().split(' ');
+  const deadline = performance.now() + ENDING_WAIT_MS;
   // A file without both, as a power loss may leave it, names nobody.
-  if (startText !== undefined && await startTime(Number(pidText)) === startText && Number(pidText) !== process.pid) {
-    await handle.close();
-    return fail('failed_precondition', `another agent (pid ${pidText}) uses this state directory`);
+  while (startText !== undefined && await startTime(Number(pidText)) === startText && Number(pidText) !== process.pid) {
+    if (!await isEnding(Number(pidText)) || performance.now() > deadline) {
+      await handle.close();
+      return fail('failed_precondition', `another agent (pid ${pidText}) uses this state directory`);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 20));
   }
   await handle.truncate(0);
   await handle.write(`${process.pid} ${await startTime(process.pid)}\n`, 0);
   return ok(handle);
 }
 
-/** Start time of a process in clock ticks since boot; undefined when it is gone. */
+/** It was killed and is on its way out: its memory is gone, its files and sockets may not be yet. */
+async function isEnding(pid: number): Promise<boolean> {
+  return await readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '') === '';
+}
+
+/** Start time of a process in clock ticks since boot; undefined when it is gone, or a zombie that nobody has reaped yet. */
 export async function startTime(pid: number): Promise<string | undefined> {
   const handle = await open(`/proc/${pid}/stat`, 'r').catch(() => undefined);
   if (handle === undefined) return undefined;
   const text = await handle.readFile('utf8').catch(() => '');
   await handle.close();
   // The name in parentheses may hold anything; what follows it is regular.
-  return text.slice(text.lastIndexOf(')') + 2).split(' ')[19];
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  return fields[0] === 'Z' || fields[0] === 'X' ? undefined : fields[19];
 }

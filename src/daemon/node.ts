@@ -7,35 +7,35 @@ import { spawnSync } from 'node:child_process';
 import os from 'node:os';
 import type { Logger } from 'pino';
 import type { InitRequest, JoinRequest, LocalNode, ManagerBackend, NodeBackend } from '../api/backend.js';
-import { CERT_EXPIRY_DEFAULT_MS, createCsr, createRootCa, joinToken, rootDigest, signCsr } from '../io/x509/certificates.js';
-import { limitLog } from '../io/grpc/connections.js';
-import { startGrpcServer, type GrpcServer, type ServerIdentity } from '../io/grpc/server.js';
+import { CERT_EXPIRY_DEFAULT_MS, bundle, createCsr, createRootCa, identityOf, joinToken, rootDigest,
+  signCsr } from '../io/x509/certificates.js';
+import { LOCKED } from '../api/errors.js';
+import type { ServerIdentity } from '../io/grpc/server.js';
 import type { Credentials } from '../io/grpc/client.js';
 import { newId, newTokenSecret } from '../lib/ids.js';
-import { AppFailure, fail, ok, unwrap, type Result } from '../lib/result.js';
+import { AppFailure, expectedFailure, fail, ok, unwrap, type Result } from '../lib/result.js';
+import { UNLOCK_KEY_BYTES } from '../model/cluster.js';
 import { addressLabels } from '../model/network.js';
-import { NetworkView } from '../model/proto/skein_pb.js';
-import { CA, Dispatcher, Health, LogBroker, NodeCA, NodeSpec_Availability, type SessionMessage } from '../model/proto/swarmkit_pb.js';
+import { NodeRole, NodeSpec_Availability, type SessionMessage } from '../model/proto/swarmkit_pb.js';
 import type { DataPlane } from '../platform/dataplane.js';
 import type { Executor } from '../platform/executor.js';
 import { MANAGEMENT_PORT, addressTowards, chooseAddress, parseHostPort, resolveAddress } from './addresses.js';
-import { authorize } from './manager/authorize.js';
 import { bootstrapActions, hostOf } from './manager/bootstrap.js';
-import { caHandlers, nodeCaHandlers } from './manager/caservice.js';
-import { Consensus } from './manager/consensus.js';
-import { dispatcherHandlers } from './manager/dispatcher.js';
-import { logBrokerHandlers } from './manager/logservice.js';
-import { healthHandlers } from './manager/health.js';
-import { Manager } from './manager/manager.js';
-import { networkViewHandlers } from './manager/networkview.js';
+import { demoteOthers, forceNewGroup } from './manager/forcenew.js';
+import { ManagerHost } from './manager/host.js';
+import type { Manager } from './manager/manager.js';
 import type { AgentOptions } from './options.js';
 import { Renewal } from './renewal.js';
-import { SwarmFiles, type NodeCertificates, type SwarmState } from './swarmstate.js';
+import { SwarmFiles, SwarmLocked, type NodeCertificates, type SwarmState } from './swarmstate.js';
+import { judgeRoot } from './trust.js';
 import { attempt, removeTasks } from './worker/ending.js';
 import { joinSwarm } from './worker/join.js';
+import { fetchUnlockKey } from './unlockkey.js';
 import { Worker } from './worker/worker.js';
 
 const JOIN_TIMEOUT_MS = 20_000;
+/** A promoted node that is not taken in by then waits for the next start or renewal. */
+const ROLE_TIMEOUT_MS = 3_600_000;
 const VXLAN_PORT = 4789;
 const HEARTBEAT_NS = 5_000_000_000n;
 
@@ -61,12 +61,16 @@ export class SkeinNode implements NodeBackend {
   private state: SwarmState | undefined;
   private certificates: NodeCertificates | undefined;
   private worker: Worker | undefined;
-  private consensus: Consensus | undefined;
-  private managerPart: Manager | undefined;
-  private server: GrpcServer | undefined;
+  private host: ManagerHost | undefined;
+  /** Becoming a manager or a worker, one after the other. */
+  private changingRole: Promise<void> = Promise.resolve();
   private renewal: Renewal | undefined;
   /** Why this node's part in its swarm was not taken up at the start; it can only be left. */
   private refused: string | undefined;
+  /** The node's keys wait for the swarm's unlock key; nothing of its part in the swarm runs, but its tasks do. */
+  private locked = false;
+  /** The root last refused: told once. */
+  private refusedRoot = '';
   /** The state or certificate file being written. */
   private saving: Promise<void> = Promise.resolve();
   /** init, join and leave exclude each other. */
@@ -83,7 +87,7 @@ export class SkeinNode implements NodeBackend {
   async start(): Promise<void> {
     await mkdir(this.files.directory, { recursive: true, mode: 0o700 });
     await this.loadFiles();
-    if (this.state !== undefined && this.refused === undefined) await this.run(this.state);
+    if (this.state !== undefined && this.refused === undefined) await (this.locked ? this.startWorker(this.state) : this.run(this.state));
     // What a forced leave has left behind belongs to no swarm.
     const left = this.inSwarm ? '' : await removeTasks(this.executor);
     if (left !== '') this.parts.logger.error({ tasks: left }, 'tasks of a swarm this node has left could not be removed');
@@ -96,20 +100,38 @@ export class SkeinNode implements NodeBackend {
       if (this.state === undefined) return;
       this.certificates = await this.files.loadCertificates();
       this.refused = this.files.certificateProblem(this.certificates, Date.now());
+      await this.followAddress();
     } catch (error) {
+      if (error instanceof SwarmLocked) {
+        this.locked = true;
+        this.parts.logger.warn('the keys of this manager are locked: its part in the swarm waits for "docker swarm unlock"');
+        return;
+      }
       if (!(error instanceof AppFailure)) throw error;
       this.refused = error.message;
     }
     if (this.refused !== undefined) this.parts.logger.error({ error: this.refused }, 'swarm component could not be started');
   }
 
+  /** Started with another address than it had: that one counts from now on. */
+  private async followAddress(): Promise<void> {
+    const { state, parts: { options } } = this;
+    if (state === undefined || options.advertiseAddr === '') return;
+    const port = parseHostPort(state.advertiseAddr, MANAGEMENT_PORT);
+    const addresses = this.addresses('', options.dataPathAddr === '' ? '' : state.dataPathAddr, port.ok ? port.value.port
+      : MANAGEMENT_PORT);
+    if (!addresses.ok) throw new AppFailure(addresses.error);
+    if (addresses.value.advertiseAddr === state.advertiseAddr) return;
+    this.parts.logger.warn({ from: state.advertiseAddr, to: addresses.value.advertiseAddr }, 'this node has another address than before');
+    this.state = { ...state, ...addresses.value };
+    await this.saveState(this.state);
+  }
+
   /** Stops the agent; tasks, data plane and state stay. */
   async close(): Promise<void> {
     this.renewal?.stop();
     await this.worker?.close();
-    await this.server?.close();
-    await this.managerPart?.close();
-    await this.consensus?.close();
+    await this.host?.close();
     await this.saving;
     await this.executor.close();
     await this.parts.dataPlane.close();
@@ -117,13 +139,18 @@ export class SkeinNode implements NodeBackend {
 
   local(): LocalNode {
     const { state, refused, certificates } = this;
+    if (this.locked && refused === undefined) {
+      const nodeAddr = hostOf(state?.advertiseAddr ?? '');
+      return { state: 'locked', error: LOCKED, nodeId: '', isManager: false, nodeAddr, remoteManagers: [], rootCaPem: '' };
+    }
     const connected = this.worker?.connected === true;
     return {
-      state: refused !== undefined ? 'error' : state === undefined ? 'inactive' : connected || this.managerPart !== undefined ? 'active' : 'pending',
+      state: refused !== undefined ? 'error' : state === undefined ? 'inactive' : connected || this.host?.manager !== undefined
+        ? 'active' : 'pending',
       error: refused ?? (state === undefined || connected || certificates === undefined ? ''
         : this.files.certificateProblem(certificates, Date.now()) ?? this.worker?.lastError ?? ''),
       nodeId: state?.nodeId ?? '',
-      isManager: this.managerPart !== undefined,
+      isManager: this.host?.manager !== undefined,
       nodeAddr: state === undefined ? '' : hostOf(state.advertiseAddr),
       remoteManagers: state?.managers ?? [],
       rootCaPem: certificates?.rootCa ?? '',
@@ -135,10 +162,11 @@ export class SkeinNode implements NodeBackend {
   }
 
   manager(): ManagerBackend | undefined {
-    return this.managerPart;
+    return this.host?.manager;
   }
 
   async swarmInit(request: InitRequest): Promise<Result<string>> {
+    if (request.forceNewCluster && this.inSwarm && !this.changing) return this.forceNewCluster(request);
     return this.inSwarm || this.changing ? alreadyInSwarm() : this.entering(() => this.init(request));
   }
 
@@ -159,8 +187,6 @@ export class SkeinNode implements NodeBackend {
   }
 
   private async init(request: InitRequest): Promise<Result<string>> {
-    if (request.forceNewCluster) return fail('unimplemented', '--force-new-cluster needs the multi-manager release: not supported yet');
-    if (request.autoLockManagers) return fail('unimplemented', '--autolock needs the multi-manager release: not supported yet');
     const listen = parseHostPort(request.listenAddr === '' ? this.parts.options.listenAddr : request.listenAddr, MANAGEMENT_PORT);
     if (!listen.ok) return listen;
     const addresses = this.addresses(request.advertiseAddr, request.dataPathAddr, listen.value.port);
@@ -181,9 +207,11 @@ export class SkeinNode implements NodeBackend {
       ...addresses.value, vxlanPort, managers: [{ nodeId, addr: addresses.value.advertiseAddr }],
     };
     this.certificates = { rootCa: root.certificate, certificate, key };
+    const unlockKey = request.autoLockManagers ? randomBytes(UNLOCK_KEY_BYTES) : undefined;
+    if (unlockKey !== undefined) this.files.lockFromNow(unlockKey);
     await this.files.saveCertificates(this.certificates);
-    await this.openConsensus(state);
-    unwrap(await (this.managerPart as Manager).commit(() => ok({
+    const manager = await this.startManager(state, 0);
+    unwrap(await manager.commit(() => ok({
       actions: bootstrapActions({
         clusterId, nodeId, raftId, advertiseAddr: state.advertiseAddr, hostname: this.hostname,
         engineLabels: addressLabels(state.dataPathAddr, this.parts.options.gatewayBridge),
@@ -198,19 +226,60 @@ export class SkeinNode implements NodeBackend {
         heartbeatPeriodNs: request.heartbeatPeriodNs ?? HEARTBEAT_NS,
         nodeCertExpiryNs: BigInt(expiryMs) * 1_000_000n,
         snapshotInterval: request.snapshotInterval ?? 10_000n,
+        keepOldSnapshots: request.keepOldSnapshots ?? 0n,
         labels: request.labels,
-        autoLockManagers: false,
+        unlockKey,
       }, randomBytes),
       value: undefined,
     })));
-    await this.serve(state);
     this.state = state;
     await this.startWorker(state);
+    this.connect(state);
     // From here on a restart finds the swarm.
     await this.files.save(state);
     const problem = await (this.worker as unknown as Worker).waitConnected(JOIN_TIMEOUT_MS);
     if (problem !== '') this.parts.logger.error({ problem }, 'the manager\'s own session does not stand yet');
     return ok(nodeId);
+  }
+
+  /** This manager goes on alone with what it knows; its tasks, and its session as a worker, are not touched. */
+  private async forceNewCluster(request: InitRequest): Promise<Result<string>> {
+    const { state } = this;
+    if (this.locked) return fail('unavailable', LOCKED);
+    if (state === undefined || this.refused !== undefined) return fail('failed_precondition', this.refused ?? '');
+    if (state.role !== 'manager' || state.raftId === '') {
+      return fail('failed_precondition', 'This node is not a swarm manager: only a manager has the state to begin a new cluster from.');
+    }
+    const asked = request.advertiseAddr === '' ? state.advertiseAddr : request.advertiseAddr;
+    const addresses = this.addresses(asked, request.dataPathAddr === '' ? state.dataPathAddr : request.dataPathAddr, MANAGEMENT_PORT);
+    if (!addresses.ok) return addresses;
+    this.changing = true;
+    try {
+      await this.host?.close();
+      this.host = undefined;
+      const raftId = randomBytes(8).readBigUInt64BE() >> 1n | 1n;
+      const { advertiseAddr } = addresses.value;
+      const { group: _others, ...kept } = state;
+      const next: SwarmState = {
+        ...kept, advertiseAddr, raftId: raftId.toString(), joined: true, managers: [{ nodeId: state.nodeId, addr: advertiseAddr }],
+      };
+      const keys = await this.files.raftKeys();
+      await forceNewGroup({
+        directory: this.files.raftDir, dek: keys.current, pendingDek: keys.pending, raftId, nodeId: state.nodeId, advertiseAddr,
+      });
+      this.state = next;
+      await this.saveState(next);
+      const manager = await this.startManager(next, 0);
+      unwrap(await manager.commit((view) => ok({ actions: demoteOthers(view, state.nodeId), value: undefined })));
+      this.worker?.reconnect();
+      return ok(state.nodeId);
+    } catch (error) {
+      const failure = expectedFailure(error);
+      if (failure === undefined) throw error;
+      return { ok: false, error: failure.toError() };
+    } finally {
+      this.changing = false;
+    }
   }
 
   private async join(request: JoinRequest): Promise<Result<void>> {
@@ -234,16 +303,24 @@ export class SkeinNode implements NodeBackend {
         failure = joined;
         continue;
       }
-      const { nodeId, clusterId, key, certificate, rootCa } = joined.value;
+      const { nodeId, clusterId, key, certificate, rootCa, role } = joined.value;
       const state: SwarmState = {
-        nodeId, clusterId, role: 'worker', raftId: '', listenAddr: `${listen.value.host}:${listen.value.port}`,
+        nodeId, clusterId, role: role === 'swarm-manager' ? 'manager' : 'worker', raftId: '',
+          listenAddr: `${listen.value.host}:${listen.value.port}`,
         ...addresses.value, vxlanPort: VXLAN_PORT, managers: [{ nodeId: '', addr: address }],
       };
       this.certificates = { rootCa, certificate, key };
+      if (state.role === 'manager') {
+        const lock = await fetchUnlockKey(address, this.credentials());
+        if (!lock.ok) return lock;
+        if (lock.value.unlockKey !== undefined) this.files.lockFromNow(lock.value.unlockKey, lock.value.unlockVersion);
+      }
       await this.files.saveCertificates(this.certificates);
       await this.files.save(state);
       this.state = state;
-      await this.run(state);
+      if (state.role === 'manager') await this.startManager(state, JOIN_TIMEOUT_MS);
+      await this.startWorker(this.state);
+      this.connect(this.state);
       const problem = await (this.worker as unknown as Worker).waitConnected(JOIN_TIMEOUT_MS);
       if (problem !== '') {
         return fail('deadline_exceeded', 'Timeout was reached before node joined. The attempt to join the swarm will continue in the background. Use the "docker info" command to see the current swarm status of your node.');
@@ -253,14 +330,41 @@ export class SkeinNode implements NodeBackend {
     return failure;
   }
 
+  /** Takes up this manager's part in its swarm, if the key is the one its own keys are sealed with. */
+  async swarmUnlock(unlockKey: Uint8Array): Promise<Result<void>> {
+    const { state } = this;
+    if (!this.locked || this.changing || state === undefined) return fail('already_exists', 'swarm is not locked');
+    this.changing = true;
+    try {
+      this.certificates = await this.files.loadCertificates(unlockKey);
+      this.refused = this.files.certificateProblem(this.certificates, Date.now());
+      if (this.refused !== undefined) return fail('failed_precondition', `swarm component could not be started: ${this.refused}`);
+      this.locked = false;
+      await this.run(state);
+      return ok(undefined);
+    } catch (error) {
+      if (error instanceof SwarmLocked) return fail('unauthenticated', 'swarm could not be unlocked: invalid key provided');
+      // As at the start: nothing goes on after it.
+      if (!(error instanceof AppFailure)) this.parts.onBug(error);
+      if (!(error instanceof AppFailure)) throw error;
+      this.refused = error.message;
+      return fail('failed_precondition', `swarm component could not be started: ${error.message}`);
+    } finally {
+      this.changing = false;
+    }
+  }
+
   async imagesChanged(): Promise<void> {
     await this.worker?.refresh();
   }
 
   async swarmLeave(force: boolean): Promise<Result<void>> {
     if (!this.inSwarm || this.changing) return fail('unavailable', 'This node is not part of a swarm');
+    if (this.locked && !force) {
+      return fail('unavailable', 'Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message.');
+    }
     if (this.state?.role === 'manager' && !force) {
-      const managers = this.managerPart?.view().list('node').filter((node) => node.managerStatus !== undefined) ?? [];
+      const managers = this.host?.manager?.view().list('node').filter((node) => node.managerStatus !== undefined) ?? [];
       const last = managers.length <= 1
         ? ' Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message.' : ' Use `--force` to suppress this message.';
       return fail('unavailable', `You are attempting to leave the swarm on a node that is participating as a manager.${last}`);
@@ -279,14 +383,10 @@ export class SkeinNode implements NodeBackend {
    */
   private async leave(force: boolean): Promise<Result<void>> {
     this.renewal?.stop();
-    const tasks = await (this.worker?.leave(this.managerPart === undefined) ?? removeTasks(this.executor));
-    await this.server?.close();
-    await this.managerPart?.close();
-    await this.consensus?.close();
+    const tasks = await (this.worker?.leave(this.host?.manager === undefined) ?? removeTasks(this.executor));
+    await this.host?.leave();
     await this.saving;
-    this.server = undefined;
-    this.managerPart = undefined;
-    this.consensus = undefined;
+    this.host = undefined;
     this.renewal = undefined;
     const network = tasks === '' || force ? await attempt(() => this.parts.dataPlane.reset()) : '';
     if ((tasks !== '' || network !== '') && !force) {
@@ -302,6 +402,7 @@ export class SkeinNode implements NodeBackend {
     }
     this.state = undefined;
     this.refused = undefined;
+    this.locked = false;
     this.certificates = undefined;
     return ok(undefined);
   }
@@ -333,43 +434,70 @@ export class SkeinNode implements NodeBackend {
   }
 
   private async run(state: SwarmState): Promise<void> {
-    if (state.role === 'manager') {
-      await this.openConsensus(state);
-      await this.serve(state);
-    }
-    await this.startWorker(state);
+    // One whose place in the group was never given asks for it in the background, with its tasks running.
+    if (state.role === 'manager' && state.raftId !== '') await this.startManager(state, 0);
+    if (this.worker === undefined) await this.startWorker(state);
+    this.connect(state);
+    if (state.role === 'manager' && state.raftId === '') this.changeRole(() => this.becomeManager());
   }
 
-  private async openConsensus(state: SwarmState): Promise<void> {
-    const consensus = await Consensus.open(this.files.raftDir, await this.files.dataKey(), BigInt(state.raftId));
-    if (consensus.tornBytes > 0) {
-      this.parts.logger.warn({ bytes: consensus.tornBytes }, 'the raft log ended in a write that was never finished nor acknowledged: it was cut off');
-    }
-    await consensus.start(this.parts.onBug);
-    this.consensus = consensus;
-    this.managerPart = new Manager(consensus, this.parts.logger);
-    this.managerPart.start(this.parts.onBug);
-  }
-
-  private async serve(state: SwarmState): Promise<void> {
-    const manager = this.managerPart as Manager;
-    const { host, port } = unwrap(parseHostPort(state.listenAddr, MANAGEMENT_PORT));
-    this.server = await startGrpcServer({
-      host: host === '' ? '0.0.0.0' : host,
-      port,
-      identity: this.serverIdentity(),
-      authorize: (path, caller) => authorize(manager.view(), path, caller),
+  private async startManager(state: SwarmState, timeoutMs: number): Promise<Manager> {
+    this.host = new ManagerHost({
+      files: this.files,
+      state: () => this.state ?? state,
+      saveState: async (next) => {
+        this.state = next;
+        await this.saveState(next);
+      },
+      identity: () => this.serverIdentity(),
+      credentials: () => this.credentials(),
+      onKeyExposed: () => this.renewal?.rotate(),
+      logger: this.parts.logger,
       onBug: this.parts.onBug,
-      onLimit: limitLog(this.parts.logger),
-      services: [
-        { service: CA, handlers: caHandlers(manager) },
-        { service: NodeCA, handlers: nodeCaHandlers(manager) },
-        { service: Dispatcher, handlers: dispatcherHandlers(manager) },
-        { service: LogBroker, handlers: logBrokerHandlers(manager) },
-        { service: NetworkView, handlers: networkViewHandlers(manager) },
-        { service: Health, handlers: healthHandlers(manager) },
-      ],
     });
+    return this.host.start(timeoutMs);
+  }
+
+  private changeRole(work: () => Promise<void>): void {
+    this.changingRole = this.changingRole.then(work).catch((error: unknown) => {
+      const failure = expectedFailure(error);
+      if (failure === undefined) this.parts.onBug(error);
+      else this.parts.logger.error({ error: failure.message }, 'the role of this node could not be changed');
+    });
+  }
+
+  /** This node has a manager's certificate and no part in the group. */
+  private async becomeManager(): Promise<void> {
+    const { state } = this;
+    if (state === undefined || this.host !== undefined) return;
+    this.state = { ...state, role: 'manager', raftId: '' };
+    await this.saveState(this.state);
+    try {
+      await this.startManager(this.state, ROLE_TIMEOUT_MS);
+      this.parts.logger.info('this node is a manager now');
+    } catch (error) {
+      await (this.host as ManagerHost | undefined)?.close();
+      this.host = undefined;
+      throw error;
+    }
+  }
+
+  /** This node was demoted: it is out of the group already. */
+  private async becomeWorker(): Promise<void> {
+    const { state, host } = this;
+    if (state === undefined || host === undefined) return;
+    this.state = { ...state, role: 'worker', raftId: '', managers: state.managers.filter(({ nodeId }) => nodeId !== state.nodeId) };
+    await this.saveState(this.state);
+    this.host = undefined;
+    await host.discard();
+    await this.files.dropManagerKeys();
+    this.parts.logger.info('this node is no manager any more');
+  }
+
+  private saveState(next: SwarmState): Promise<void> {
+    const done = this.saving.then(() => this.files.save(next));
+    this.saving = done.catch(this.parts.onBug);
+    return done;
   }
 
   private async startWorker(state: SwarmState): Promise<void> {
@@ -393,20 +521,26 @@ export class SkeinNode implements NodeBackend {
       onRotate: () => this.renewal?.rotate(),
       onBug: parts.onBug,
     });
+    await this.worker.start();
+  }
+
+  private connect(state: SwarmState): void {
+    this.worker?.connect();
     this.renewal = new Renewal({
       credentials: () => this.credentials(),
       managers: () => (this.state ?? state).managers.map(({ addr }) => addr),
-      onRenewed: (certificates) => this.renewed(certificates),
-      logger: parts.logger,
-      onBug: parts.onBug,
+      onRenewed: (certificates) => this.adopt(certificates),
+      logger: this.parts.logger,
+      onBug: this.parts.onBug,
     });
-    await this.worker.start();
     this.renewal.schedule();
+    if (this.files.lock.exposed) this.renewal.rotate();
   }
 
   private credentials(): Credentials {
-    const certificates = this.certificates as NodeCertificates;
-    return { rootCa: certificates.rootCa, key: certificates.key, certificate: certificates.certificate, serverName: 'swarm-manager' };
+    // None while they are locked.
+    const { rootCa, key, certificate } = this.certificates ?? {};
+    return { rootCa, key, certificate, serverName: 'swarm-manager' };
   }
 
   private serverIdentity(): ServerIdentity {
@@ -418,21 +552,44 @@ export class SkeinNode implements NodeBackend {
   private onSession(message: SessionMessage): void {
     const { state } = this;
     if (state === undefined) return;
+    this.followRoot(Buffer.from(message.RootCA).toString());
+    const role = message.node?.role === NodeRole.MANAGER ? 'swarm-manager' : 'swarm-worker';
+    if (message.node !== undefined && !rolesOf(this.certificates?.certificate ?? '').includes(role)) this.renewal?.rotate();
     const managers = message.managers.flatMap(({ peer }) => peer === undefined || peer.addr === '' ? [] : [{ nodeId: peer.nodeId, addr: peer.addr }]);
     if (managers.length === 0 || JSON.stringify(managers) === JSON.stringify(state.managers)) return;
     this.state = { ...state, managers };
-    const next = this.state;
-    this.saving = this.saving.then(() => this.files.save(next)).catch(this.parts.onBug);
+    void this.saveState(this.state);
   }
 
-  private async renewed(certificates: NodeCertificates): Promise<void> {
-    this.saving = this.saving.then(() => this.files.saveCertificates(certificates));
+  private followRoot(offered: string): void {
+    const verdict = judgeRoot(this.certificates as NodeCertificates, offered, Date.now());
+    if (verdict === 'known') return;
+    if (verdict === 'accepted') {
+      this.parts.logger.info('the swarm has a new root certificate: this node trusts it from now on');
+      this.adopt({ rootCa: offered }).catch(this.parts.onBug);
+    } else if (this.refusedRoot !== offered) {
+      this.refusedRoot = offered;
+      this.parts.logger.warn({ reason: verdict.refused },
+        'a root certificate offered by the manager is not taken: this node\'s own certificate is not good under it');
+    }
+  }
+
+  /** A new certificate, or a new trust root: kept, and used from now on. */
+  private async adopt(change: Partial<NodeCertificates>): Promise<void> {
+    this.saving = this.saving.then(async () => {
+      if (this.state === undefined) return;
+      const next = { ...this.certificates as NodeCertificates, ...change };
+      await this.files.saveCertificates(next);
+      this.certificates = next;
+    });
     await this.saving;
-    // Leaving waits for what is being saved.
+    // The node left its swarm meanwhile.
     if (this.state === undefined) return;
-    this.certificates = certificates;
-    this.server?.setIdentity(this.serverIdentity());
+    this.host?.setIdentity();
     this.worker?.reconnect();
+    const isManager = rolesOf(this.certificates?.certificate ?? '').includes('swarm-manager');
+    if (isManager && this.host === undefined) this.changeRole(() => this.becomeManager());
+    if (!isManager && this.host !== undefined) this.changeRole(() => this.becomeWorker());
   }
 }
 
@@ -453,4 +610,10 @@ function interfaceMtu(name: string): number {
   if (result.status !== 0) return 1500;
   const parsed = JSON.parse(result.stdout) as { mtu?: number }[];
   return parsed[0]?.mtu ?? 1500;
+}
+
+/** Of a certificate in PEM: its organisational units. */
+function rolesOf(pem: string): readonly string[] {
+  const leaf = bundle(pem)[0];
+  return leaf === undefined ? [] : identityOf(leaf)?.roles ?? [];
 }

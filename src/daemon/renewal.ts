@@ -18,7 +18,7 @@ export interface RenewalOptions {
   /** Addresses to ask; another one after each failure. */
   readonly managers: () => readonly string[];
   /** Saves the new certificate and has it used. */
-  readonly onRenewed: (certificates: NodeCertificates) => Promise<void>;
+  readonly onRenewed: (certificates: Omit<NodeCertificates, 'rootCa'>) => Promise<void>;
   readonly logger: Logger;
   readonly onBug: (error: unknown) => void;
 }
@@ -57,7 +57,10 @@ export class Renewal {
 
   private in(ms: number): void {
     clearTimeout(this.timer);
-    if (!this.stopped) this.timer = setTimeout(() => void this.renew().catch(this.options.onBug), Math.min(ms, TIMER_MAX_MS));
+    if (this.stopped) return;
+    // A timer holds 24 days; half the life of a certificate may be more.
+    this.timer = ms > TIMER_MAX_MS ? setTimeout(() => this.in(ms - TIMER_MAX_MS), TIMER_MAX_MS)
+      : setTimeout(() => void this.renew().catch(this.options.onBug), ms);
   }
 
   private async renew(): Promise<void> {
@@ -77,8 +80,8 @@ export class Renewal {
     }
     this.failures = 0;
     this.renewedMs = performance.now();
-    const { key, certificate, rootCa } = renewed.value;
-    await onRenewed({ key, certificate, rootCa });
+    const { key, certificate } = renewed.value;
+    await onRenewed({ key, certificate });
     this.schedule();
   }
 }

@@ -1,17 +1,19 @@
 // What a node keeps of its swarm beside the raft log: identity, certificates, known managers. Small files, each
 // written aside, synced and renamed, so that a crash leaves the old or the new one. None of it can be made again from
-// elsewhere: a damaged file is an error that names it.
+// elsewhere: a damaged file is an error that names it. The keys of a locked manager are sealed: io/keystore/nodefile.ts.
 
 import { readFile, rm } from 'node:fs/promises';
-import { randomBytes } from 'node:crypto';
 import path from 'node:path';
 import { AtomicFiles } from '../io/atomicfile.js';
+import { DATA_KEY_BYTES, decodeNodeFile, encodeNodeFile, newDataKey, type NodeKeys, type RaftKeys } from '../io/keystore/nodefile.js';
 import { bundle, checkIssued, isKeyOf } from '../io/x509/certificates.js';
 import { AppFailure } from '../lib/result.js';
 
-const DATA_KEY_BYTES = 32;
 const NODE_FILE = 'certificates/swarm-node.pem';
 const ROOT_FILE = 'certificates/swarm-root-ca.crt';
+/** Where the key of the raft log was kept before there was a lock. */
+const OLD_DATA_KEY_FILE = 'raft-dek';
+const NO_KEYS: NodeKeys = { key: '', raft: undefined, unlockKey: undefined, unlockVersion: 0n, exposed: false };
 
 export interface SwarmState {
   readonly nodeId: string;
@@ -24,6 +26,10 @@ export interface SwarmState {
   readonly dataPathAddr: string;
   readonly vxlanPort: number;
   readonly managers: readonly { readonly nodeId: string; readonly addr: string }[];
+  /** A manager that did not begin the group: its log tells who is in it. */
+  readonly joined?: boolean;
+  /** Of a manager that joined: the members there were, until its log tells. */
+  readonly group?: readonly { readonly raftId: string; readonly nodeId: string; readonly addr: string }[];
 }
 
 export interface NodeCertificates {
@@ -32,9 +38,17 @@ export interface NodeCertificates {
   readonly key: string;
 }
 
+/** The node's keys are sealed, and not with the key that was given. */
+export class SwarmLocked extends Error {}
+
 export class SwarmFiles {
   readonly directory: string;
   private readonly files = new AtomicFiles();
+  /** What the node file holds beside the certificate; undefined until it was read or written. */
+  private keys: NodeKeys | undefined;
+  private certificate = '';
+  /** The node file is written by one at a time, each on what the one before wrote. */
+  private writing: Promise<void> = Promise.resolve();
 
   constructor(stateDir: string) {
     this.directory = path.join(stateDir, 'swarm');
@@ -60,8 +74,8 @@ export class SwarmFiles {
     await this.write('state.json', JSON.stringify(state, undefined, 2), 0o600);
   }
 
-  /** A pair that matches; whether it is still valid is certificateProblem(). */
-  async loadCertificates(): Promise<NodeCertificates> {
+  /** A pair that matches; whether it is still valid is certificateProblem(). SwarmLocked when it takes another unlock key. */
+  async loadCertificates(unlockKey?: Uint8Array): Promise<NodeCertificates> {
     const read = (name: string): Promise<string> => {
       const file = path.join(this.directory, name);
       return readFile(file, 'utf8').catch((error: NodeJS.ErrnoException) => {
@@ -70,14 +84,15 @@ export class SwarmFiles {
       });
     };
     const rootCa = await read(ROOT_FILE);
-    const node = await read(NODE_FILE);
-    const keyAt = node.search(/-----BEGIN [A-Z ]*PRIVATE KEY-----/);
-    const certificate = keyAt < 0 ? '' : node.slice(0, keyAt);
-    const key = keyAt < 0 ? '' : node.slice(keyAt);
-    if (!isKeyOf(key, certificate)) {
+    const node = decodeNodeFile(await read(NODE_FILE), unlockKey);
+    if (node === 'locked') throw new SwarmLocked();
+    if (node === 'damaged' || !isKeyOf(node.key, node.certificate)) {
       return damaged(`error while loading TLS certificate in ${path.join(this.directory, NODE_FILE)}: `
         + 'it holds no certificate with its private key');
     }
+    const { certificate, key } = node;
+    this.keys = node;
+    this.certificate = certificate;
     return { rootCa, certificate, key };
   }
 
@@ -90,29 +105,77 @@ export class SwarmFiles {
       + (expired ? '. Swarm certificates have expired. To replace them, leave the swarm and join again.' : '');
   }
 
-  /** Certificate and key are one file: a kill between two would leave a pair that does not match. */
-  async saveCertificates(certificates: NodeCertificates): Promise<void> {
-    await this.write(ROOT_FILE, certificates.rootCa, 0o644);
-    await this.write(NODE_FILE, `${certificates.certificate}${certificates.key}`, 0o600);
+  /** Certificate and keys are one file: a kill between two would leave what does not match. */
+  async saveCertificates({ rootCa, certificate, key }: NodeCertificates): Promise<void> {
+    await this.known();
+    await this.write(ROOT_FILE, rootCa, 0o644);
+    await this.changeNode((keys) => ({ certificate, keys: { ...keys, key, exposed: keys.exposed && keys.key === key } }));
   }
 
-  /** The key that seals the raft log; made on first use. */
-  async dataKey(): Promise<Uint8Array> {
-    const file = path.join(this.directory, 'raft-dek');
-    const known = await readFile(file).catch(missing);
-    if (known !== undefined) {
-      return known.length === DATA_KEY_BYTES ? known
-        : damaged(`the key of the raft log, ${file}, is damaged: it has ${known.length} bytes and must have ${DATA_KEY_BYTES}`);
+  /** The keys that seal the raft log; made on first use. */
+  async raftKeys(): Promise<RaftKeys> {
+    const { raft } = await this.known();
+    const old = path.join(this.directory, OLD_DATA_KEY_FILE);
+    if (raft === undefined) {
+      const current = await readFile(old).catch(missing) ?? newDataKey();
+      if (current.length !== DATA_KEY_BYTES) {
+        damaged(`the key of the raft log, ${old}, is damaged: it has ${current.length} bytes and must have ${DATA_KEY_BYTES}`);
+      }
+      await this.changeKeys(() => ({ raft: { current, pending: undefined, again: false } }));
     }
-    const key = randomBytes(DATA_KEY_BYTES);
-    await this.write('raft-dek', key, 0o600);
-    return key;
+    await rm(old, { force: true });
+    return (this.keys as NodeKeys).raft as RaftKeys;
+  }
+
+  /** What the node's keys are sealed with, and since which version of the cluster. */
+  get lock(): Pick<NodeKeys, 'unlockKey' | 'unlockVersion' | 'exposed'> {
+    return this.keys ?? NO_KEYS;
+  }
+
+  /** Before the first file is written: sealed from the beginning. */
+  lockFromNow(unlockKey: Uint8Array, unlockVersion = 0n): void {
+    this.keys = { ...NO_KEYS, unlockKey, unlockVersion };
+  }
+
+  /** The node is no manager any more: a worker starts without an unlock key, and has no log. */
+  async dropManagerKeys(): Promise<void> {
+    await this.changeKeys(() => ({ raft: undefined, unlockKey: undefined, unlockVersion: 0n, exposed: false }));
+  }
+
+  /** On disk, as a whole or not at all, when it resolves. */
+  async changeKeys(change: (keys: NodeKeys) => Partial<NodeKeys>): Promise<void> {
+    await this.known();
+    await this.changeNode((keys) => ({ certificate: this.certificate, keys: { ...keys, ...change(keys) } }));
+  }
+
+  private changeNode(change: (keys: NodeKeys) => { certificate: string; keys: NodeKeys }): Promise<void> {
+    this.writing = this.writing.then(async () => {
+      const { certificate, keys } = change(this.keys ?? NO_KEYS);
+      await this.write(NODE_FILE, encodeNodeFile({ ...keys, certificate }), 0o600);
+      this.keys = keys;
+      this.certificate = certificate;
+    });
+    return this.writing;
+  }
+
+  /** Keys of a file that was not loaded yet are not lost when it is written. */
+  private async known(): Promise<NodeKeys> {
+    if (this.keys === undefined) {
+      const text = await readFile(path.join(this.directory, NODE_FILE), 'utf8').catch(missing);
+      const node = text === undefined ? 'damaged' : decodeNodeFile(text, undefined);
+      if (node === 'locked') throw new SwarmLocked();
+      if (node !== 'damaged') this.certificate = node.certificate;
+      this.keys ??= node === 'damaged' ? NO_KEYS : node;
+    }
+    return this.keys;
   }
 
   /** The state first: what a kill leaves behind belongs to no swarm. */
   async clear(): Promise<void> {
     await this.files.remove(path.join(this.directory, 'state.json'));
     await rm(this.directory, { recursive: true, force: true });
+    this.keys = undefined;
+    this.certificate = '';
   }
 
   private async write(name: string, content: string | Uint8Array, mode: number): Promise<void> {

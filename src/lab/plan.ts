@@ -46,8 +46,7 @@ const NAME = /^[a-z][a-z0-9]{0,15}$/;
 export function planLab(request: LabRequest): Result<LabPlan> {
   const { name, managers, workers } = request;
   if (!NAME.test(name)) return fail('invalid_argument', `--name must be 1 to 16 lower-case letters and digits beginning with a letter, not "${name}"`);
-  if (!Number.isInteger(managers) || managers < 1) return fail('invalid_argument', '--managers must be at least 1');
-  if (managers > 1) return fail('unimplemented', '--managers: more than one manager needs the multi-manager release; use --managers 1');
+  if (!Number.isInteger(managers) || managers < 1 || managers > 9) return fail('invalid_argument', '--managers must be between 1 and 9');
   if (!Number.isInteger(workers) || workers < 0 || workers > 99) return fail('invalid_argument', '--workers must be between 0 and 99');
   const node = (role: 'manager' | 'worker', number: number): LabNode => {
     const short = `${role === 'manager' ? 'm' : 'w'}${number}`;

@@ -9,7 +9,7 @@ import type { Executor } from '../platform/executor.js';
 import { LAB_RUN, LAB_STATE, planFile, type LabNode, type LabPlan } from './plan.js';
 import { run } from './run.js';
 import { removeUnderlay } from './underlay.js';
-import { endRemains, stopEngine } from './engine.js';
+import { endRemains, labEngine, stopEngine } from './engine.js';
 
 const KILL_TIMEOUT_MS = 5000;
 
@@ -27,7 +27,7 @@ export async function tearDown(plan: LabPlan): Promise<void> {
   await attempt(killBy('--state-dir', plan.nodes.map((node) => node.stateDir)));
   await attempt(killBy('--run-dir', plan.nodes.map((node) => node.runDir)));
   let engine = false;
-  if (plan.runtime === 'docker') await attempt(endRemains(plan).then((running) => { engine = running; }));
+  if (plan.runtime === 'docker') await attempt(endRemains(labEngine(plan)).then((running) => { engine = running; }));
   await Promise.all(plan.nodes.map(async (node) => {
     await attempt(removeTasks(plan, node, engine));
     await attempt(unmountAll(path.join(node.runDir, 'netns')));
@@ -99,7 +99,7 @@ async function removeTasks(plan: LabPlan, node: LabNode, engine: boolean): Promi
 }
 
 /** Unmounts everything below a directory, deepest first. */
-async function unmountAll(directory: string): Promise<void> {
+export async function unmountAll(directory: string): Promise<void> {
   const mounts = (await readFile('/proc/self/mounts', 'utf8')).split('\n')
     .map((line) => line.split(' ')[1]?.replaceAll('\\040', ' ') ?? '')
     .filter((target) => target.startsWith(`${directory}/`));

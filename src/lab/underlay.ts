@@ -16,7 +16,8 @@ export async function buildUnderlay(plan: LabPlan): Promise<void> {
   for (const host of hosts) await addHost(plan, host.name, host.netns, host.address);
 }
 
-async function addHost(plan: LabPlan, name: string, netns: string, address: string): Promise<void> {
+/** A host on the lab's wire. */
+export async function addHost(plan: LabPlan, name: string, netns: string, address: string): Promise<void> {
   await ip('netns', 'add', netns);
   const inside = (args: string): Promise<string> => inNamespace(netns, 'ip', args.split(' '));
   await inNamespace(plan.switchNetns, 'ip', ['link', 'add', `v-${name}`, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', `/run/netns/${netns}`]);

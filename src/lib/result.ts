@@ -19,6 +19,7 @@ export type ErrorCode =
   | 'not_found'
   | 'already_exists'
   | 'permission_denied'
+  | 'unauthenticated'
   | 'failed_precondition'
   | 'aborted'
   | 'unavailable'

@@ -3,6 +3,7 @@
 #include "engine/offload.h"
 #include "engine/tunnel.h"
 #include "packet/csum.h"
+#include "packet/liveness.h"
 
 static uint8_t frame[FRAME_MAX + 64];
 
@@ -12,6 +13,23 @@ static void test_csum(void) {
     size_t size = test_random() % sizeof data;
     for (size_t k = 0; k < size; k++) data[k] = (uint8_t)(i % 7 == 0 ? 0xff : test_random());
     CHECK(ntohs(csum_fold(csum_add(data, size, 0))) == naive_sum(data, size, 0));
+  }
+}
+
+static void test_liveness(void) {
+  uint8_t ask[LIVENESS_SIZE] = {0, 'S', 'K', 'L', LIVENESS_ASK}, data[LIVENESS_SIZE + 1] = {0};
+  for (int i = 8; i < LIVENESS_SIZE; i++) ask[i] = (uint8_t)test_random();
+  memcpy(data, ask, sizeof ask);
+  uint32_t vni;
+  CHECK(!vxlan_decode(ask, sizeof ask, &vni));
+  CHECK(!liveness_answer(data, LIVENESS_SIZE - 1) && !liveness_answer(data, LIVENESS_SIZE + 1) && memcmp(data, ask, sizeof ask) == 0);
+  CHECK(liveness_answer(data, LIVENESS_SIZE));
+  CHECK(data[4] == LIVENESS_ANSWER && memcmp(data + 8, ask + 8, 16) == 0);
+  CHECK(!liveness_answer(data, LIVENESS_SIZE)); // An answer is not answered.
+  for (int bit = 0; bit < 64; bit++) { // Any other header is not a question.
+    memcpy(data, ask, sizeof ask);
+    data[bit / 8] ^= (uint8_t)(1 << bit % 8);
+    CHECK(!liveness_answer(data, LIVENESS_SIZE));
   }
 }
 
@@ -276,6 +294,7 @@ static void test_lb(void) {
 
 int main(void) {
   test_csum();
+  test_liveness();
   test_nat();
   test_nat_error();
   test_clamp();

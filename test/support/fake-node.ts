@@ -6,6 +6,7 @@ import { create } from '@bufbuild/protobuf';
 import type { InitRequest, JoinRequest, LocalNode, ManagerBackend, NodeBackend } from '../../src/api/backend.js';
 import type { StoreEvent } from '../../src/core/store/view.js';
 import { Store } from '../../src/core/store/store.js';
+import { updateCluster } from '../../src/core/control/cluster.js';
 import { createAction } from '../../src/core/store/actions.js';
 import { newId, newTokenSecret } from '../../src/lib/ids.js';
 import { AppFailure, err, fail, ok, type Result } from '../../src/lib/result.js';
@@ -68,11 +69,17 @@ export class FakeNode implements NodeBackend {
     if (this.state !== 'active' || this.worker) return undefined;
     return {
       view: () => this.store,
+      fresh: () => Promise.resolve(),
       commit: async (build) => {
         const built = build(this.store, { nowMs: Date.now(), newId: () => newId(randomBytes), randomBytes });
         if (!built.ok) return built;
         const applied = this.apply(built.value.actions);
         return applied.ok ? ok(built.value.value) : err(applied.error);
+      },
+      updateSwarm: async (request) => {
+        const context = { nowMs: Date.now(), newId: () => newId(randomBytes), randomBytes };
+        const built = updateCluster(this.store, { ...request, rootCa: undefined }, context);
+        return built.ok ? this.apply(built.value.actions) : built;
       },
       logs: (selector, options, signal) => this.logs(selector, options, signal),
       onEvents: (listener) => {
@@ -121,6 +128,11 @@ export class FakeNode implements NodeBackend {
     this.state = 'active';
     this.worker = true;
     this.nodeId = newId(randomBytes);
+    return ok(undefined);
+  }
+
+  async swarmUnlock(): Promise<Result<void>> {
+    this.state = 'active';
     return ok(undefined);
   }
 

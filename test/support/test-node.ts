@@ -159,7 +159,7 @@ export class TestDataPlane implements DataPlane {
 const INIT: InitRequest = {
   listenAddr: '', advertiseAddr: '', dataPathAddr: '', dataPathPort: 0, forceNewCluster: false, availability: 'active',
   defaultAddrPool: [], subnetSize: 0, autoLockManagers: false, taskHistoryRetentionLimit: undefined, heartbeatPeriodNs: 2_000_000_000n,
-  nodeCertExpiryNs: undefined, snapshotInterval: undefined, labels: {},
+  nodeCertExpiryNs: undefined, snapshotInterval: undefined, keepOldSnapshots: undefined, labels: {},
 };
 
 // Removed at the very end: a closed node may still be writing down how a task ended.
@@ -192,6 +192,11 @@ export class TestNode {
     const stateDir = await mkdtemp(path.join(os.tmpdir(), 'skein-node-'));
     made.push(stateDir);
     return new TestNode(stateDir, `127.0.0.1:${port}`);
+  }
+
+  /** A machine with what was found on another one: the other's agent must have ended. */
+  static at(stateDir: string, address: string): TestNode {
+    return new TestNode(stateDir, address);
   }
 
   private make(): SkeinNode {

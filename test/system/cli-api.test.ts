@@ -118,8 +118,9 @@ function suite(file: string): void {
     await good(['node', 'inspect', 'self', '--pretty'], /Hostname: +\tmanager1|Hostname:\s+manager1/, /Leader:\s+Yes/);
     await good(['node', 'update', '--label-add', 'x=y', 'worker1'], /worker1/);
     await good(['node', 'inspect', 'worker1', '--format', '{{json .Spec}}'], /"Labels":\{"x":"y"\}/);
-    await bad(['node', 'promote', 'worker1'], /not supported yet/);
     await bad(['node', 'demote', 'manager1'], /attempting to demote the last manager of the swarm/);
+    await good(['node', 'promote', 'worker1'], /Node worker1 promoted to a manager in the swarm/);
+    await good(['node', 'demote', 'worker1'], /Manager worker1 demoted in the swarm/);
     await bad(['node', 'rm', 'worker1'], /is not down and can't be removed/);
     await good(['swarm', 'update', '--task-history-limit', '3'], /Swarm updated/);
   });

@@ -50,9 +50,9 @@ export class Lab {
     this.cli = cli;
   }
 
-  static async up(name: string, options: { workers?: number; runtime?: 'oci' | 'docker'; cli?: string } = {}): Promise<Lab> {
+  static async up(name: string, options: { managers?: number; workers?: number; runtime?: 'oci' | 'docker'; cli?: string } = {}): Promise<Lab> {
     if (await loadPlan(name) !== undefined) unwrap(await labDown(name));
-    const plan = unwrap(await labUp({ name, managers: 1, workers: options.workers ?? 2, engine: 'auto', runtime: options.runtime ?? 'oci' }, () => undefined));
+    const plan = unwrap(await labUp({ name, managers: options.managers ?? 1, workers: options.workers ?? 2, engine: 'auto', runtime: options.runtime ?? 'oci' }, () => undefined));
     const work = await mkdtemp(path.join(os.tmpdir(), `skein-test-${name}-`));
     const probe = path.join(work, 'probe');
     const built = await command('gcc', ['-static', '-O1', '-Wall', '-Werror', '-o', probe, path.join(ROOT, 'test/system/image/probe.c')]);
@@ -64,6 +64,10 @@ export class Lab {
 
   get manager(): LabNode {
     return this.plan.nodes[0] as LabNode;
+  }
+
+  get managers(): LabNode[] {
+    return this.plan.nodes.filter((n) => n.role === 'manager');
   }
 
   node(name: string): LabNode {

@@ -1,6 +1,7 @@
 // Networks, nodes, secrets, configs and the cluster: refusals in Docker's words, and what a change leaves behind.
 
 import assert from 'node:assert/strict';
+import { X509Certificate } from 'node:crypto';
 import { test } from 'node:test';
 import { create } from '@bufbuild/protobuf';
 import { updateCluster } from '../../src/core/control/cluster.js';
@@ -10,11 +11,14 @@ import { createPayload, removePayload, updatePayload } from '../../src/core/cont
 import { createService, removeService } from '../../src/core/control/services.js';
 import { overlaps, parseSubnet } from '../../src/core/control/subnet.js';
 import { createAction } from '../../src/core/store/actions.js';
-import { ok } from '../../src/lib/result.js';
-import { durationFromMs } from '../../src/lib/time.js';
+import { createCsr, createRootCa, signCsr } from '../../src/io/x509/certificates.js';
+import { notAfterMs } from '../../src/lib/der.js';
+import { ok, unwrap } from '../../src/lib/result.js';
+import { durationFromMs, timestampMs } from '../../src/lib/time.js';
 import { toPairs } from '../../src/model/pairs.js';
 import {
-  AnnotationsSchema, CAConfigSchema, ClusterSchema, ClusterSpecSchema, DriverSchema, JoinTokensSchema, NodeRole, NodeSchema,
+  AnnotationsSchema, CAConfigSchema, CertificateSchema, ClusterSchema, ClusterSpecSchema, DriverSchema, JoinTokensSchema,
+  NodeRole, NodeSchema,
   NetworkSchema, NetworkSpecSchema, NodeSpecSchema, NodeSpec_Availability, NodeStatusSchema, NodeStatus_State, RootCASchema, SecretSpecSchema, TaskSchema,
   TaskState, TaskStatusSchema, type Node, type NetworkSpec,
 } from '../../src/model/proto/swarmkit_pb.js';
@@ -116,7 +120,6 @@ test('nodes: update and removal', () => {
   const refusal = (id: string, desiredRole: NodeRole, at = version(id)): string =>
     world.refused((view) => updateNode(view, { id, version: at, spec: wanted(desiredRole) })).message;
   assert.match(refusal('m1', NodeRole.WORKER), /attempting to demote the last manager of the swarm/);
-  assert.match(refusal('w1', NodeRole.MANAGER), /promotion of workers needs the multi-manager release: not supported yet/);
   assert.match(refusal('w1', NodeRole.WORKER, 77n), /update out of sequence/);
   world.run((view) => updateNode(view, { id: 'w1', version: version('w1'), spec: wanted(NodeRole.WORKER) }));
   assert.equal(world.store.get('node', 'w1')?.spec?.availability, NodeSpec_Availability.DRAIN);
@@ -128,6 +131,44 @@ test('nodes: update and removal', () => {
   assert.equal(world.store.get('node', 'w1'), undefined);
   assert.equal(world.store.get('task', 't1')?.status?.state, TaskState.ORPHANED);
   assert.deepEqual(world.store.cluster()?.blacklistedCertificates.map((x) => x.key), ['w1']);
+});
+
+test('nodes: a removed one stays barred for as long as any certificate of it may be valid, and a week; not for ever', async () => {
+  const world = new World();
+  const { nowMs } = world.context();
+  const DAY_MS = 24 * 3_600_000;
+  world.add('cluster', create(ClusterSchema, { id: 'c1', spec: create(ClusterSpecSchema, {
+    caConfig: create(CAConfigSchema, { nodeCertExpiry: durationFromMs(3_600_000) }),
+  }) }));
+  const { csr } = await createCsr();
+  const request = { csr, organization: 'c1', role: 'swarm-worker', nowMs } as const;
+  const root = await createRootCa(nowMs);
+  for (const [nodeId, expiryMs] of [['long', 400 * DAY_MS], ['far', 40 * 365 * DAY_MS], ['short', 3_600_000]] as const) {
+    const pem = unwrap(await signCsr(root, { ...request, nodeId, expiryMs }));
+    assert.equal(notAfterMs(Buffer.from(`text\n${pem}`)), Date.parse(new X509Certificate(pem).validTo));
+    const certificate = create(CertificateSchema, { certificate: Buffer.from(pem) });
+    world.add('node', Object.assign(node(nodeId, NodeRole.WORKER), { certificate }));
+  }
+  world.add('node', node('none', NodeRole.WORKER));
+  for (const text of ['', 'garbage', '-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----']) {
+    assert.equal(notAfterMs(Buffer.from(text)), undefined);
+  }
+  for (const id of ['long', 'far', 'short', 'none']) world.run((view, context) => removeNode(view, { id, force: true }, context));
+  const barred = (): string[] => world.store.cluster()?.blacklistedCertificates.map((x) => x.key) ?? [];
+  const days = Object.fromEntries(world.store.cluster()?.blacklistedCertificates.map(({ key, value }) =>
+    [key, Math.round((timestampMs(value?.expiry) - nowMs) / DAY_MS)]) ?? []);
+  assert.deepEqual(days, { far: 40 * 365, long: 400, none: 90, short: 90 });
+  const later = (passedDays: number): string[] => {
+    const { version } = world.store.cluster()?.meta ?? {};
+    const spec = create(ClusterSpecSchema, { annotations: create(AnnotationsSchema, { name: 'default' }) });
+    const update = { spec, rotateWorkerToken: false, rotateManagerToken: false, rotateManagerUnlockKey: false };
+    world.run((view, context) => updateCluster(view, { ...update, version: version?.index ?? 0n, rootCa: undefined },
+      { ...context, nowMs: nowMs + passedDays * DAY_MS }));
+    return barred();
+  };
+  assert.deepEqual(later(96), ['far', 'long', 'none', 'short']);
+  assert.deepEqual(later(98), ['far', 'long']);
+  assert.deepEqual(later(408), ['far']);
 });
 
 test('secrets: limits, labels only, in use', () => {
@@ -166,7 +207,7 @@ test('cluster: rotation keeps the digest, changes the secret', () => {
   const wanted = (expiryMs: number): ReturnType<typeof create<typeof ClusterSpecSchema>> => create(ClusterSpecSchema, {
     annotations: create(AnnotationsSchema, { name: 'default' }), caConfig: create(CAConfigSchema, { nodeCertExpiry: durationFromMs(expiryMs) }),
   });
-  const base = { rotateWorkerToken: true, rotateManagerToken: false, rotateManagerUnlockKey: false };
+  const base = { rotateWorkerToken: true, rotateManagerToken: false, rotateManagerUnlockKey: false, rootCa: undefined };
   assert.match(world.refused((view, context) => updateCluster(view, { ...base, version: 1n, spec: wanted(60_000) }, context)).message,
     /minimum certificate expiry time is: 1h0m0s/);
   assert.match(world.refused((view, context) => updateCluster(view, { ...base, version: 9n, spec: wanted(7_200_000) }, context)).message,

@@ -2,6 +2,7 @@
 // it, and the node goes on; what cannot is an error that names the file.
 
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { mkdir, mkdtemp, readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
@@ -98,7 +99,7 @@ describe('a damaged state file', () => {
     const files = new SwarmFiles(await folder());
     await mkdir(files.directory);
     await writeFile(path.join(files.directory, 'raft-dek'), '');
-    await assert.rejects(files.dataKey(), (error) =>
+    await assert.rejects(files.raftKeys(), (error) =>
       error instanceof AppFailure && /raft-dek, is damaged: it has 0 bytes and must have 32/.test(error.message));
   });
 
@@ -109,6 +110,27 @@ describe('a damaged state file', () => {
       const lock = unwrap(await lockFile(file));
       assert.match(await readFile(file, 'utf8'), new RegExp(`^${process.pid} \\d+\n$`));
       await lock.close();
+    }
+  });
+
+  it('of the agent\'s lock that names a killed agent, which nobody has reaped, names nobody', async () => {
+    const parent = spawn('sh', ['-c', 'sleep 1000 & echo $!; wait'], { stdio: ['ignore', 'pipe', 'ignore'] });
+    try {
+      const pid = Number(String(await new Promise((resolve) => parent.stdout.once('data', resolve))));
+      const stat = async (of: number): Promise<string[]> => (await readFile(`/proc/${of}/stat`, 'utf8')).split(') ')[1]?.split(' ') ?? [];
+      const reach = async (of: number, state: string): Promise<void> => {
+        while ((await stat(of))[0] !== state) await new Promise((resolve) => setTimeout(resolve, 10));
+      };
+      // A parent that is stopped does not reap.
+      parent.kill('SIGSTOP');
+      await reach(parent.pid as number, 'T');
+      process.kill(pid, 'SIGKILL');
+      await reach(pid, 'Z');
+      const file = path.join(await folder(), 'agent.pid');
+      await writeFile(file, `${pid} ${(await stat(pid))[19]}\n`);
+      await unwrap(await lockFile(file)).close();
+    } finally {
+      parent.kill('SIGKILL');
     }
   });
 });

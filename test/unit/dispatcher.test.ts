@@ -4,10 +4,10 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { EMPTY_SET, applyChanges, assignmentsOf, diffAssignments, type AssignmentSet } from '../../src/core/dispatcher/assignments.js';
 import { Sessions } from '../../src/core/dispatcher/sessions.js';
-import { createAction } from '../../src/core/store/actions.js';
-import { create } from '@bufbuild/protobuf';
+import { createAction, updateAction } from '../../src/core/store/actions.js';
+import { clone, create } from '@bufbuild/protobuf';
 import { AssignmentChange_AssignmentAction as ChangeAction, AnnotationsSchema, SecretSchema, SecretSpecSchema,
-  ServiceSchema } from '../../src/model/proto/swarmkit_pb.js';
+  ServiceSchema, TaskSchema } from '../../src/model/proto/swarmkit_pb.js';
 import { Swarm, TaskState, serviceSpec, stateOf } from './harness.js';
 
 const ids = (set: AssignmentSet): string[] => [...set.tasks.keys()].sort();
@@ -23,11 +23,24 @@ describe('assignments', () => {
         target: { case: undefined } });
     }
     swarm.apply([createAction('service', create(ServiceSchema, { id: 'svc', spec }))]);
+    swarm.apply([createAction('service', create(ServiceSchema, { id: 'plain', spec: serviceSpec('plain', { replicas: 4 }) }))]);
     assert.deepEqual(assignmentsOf(swarm.store, 'n1'), EMPTY_SET);
     swarm.settle();
-    const set = assignmentsOf(swarm.store, 'n1');
-    assert.equal(set.tasks.size, 1);
-    assert.deepEqual([...set.secrets.keys()], ['secret1']);
+    for (const node of ['n1', 'n2']) {
+      const set = assignmentsOf(swarm.store, node);
+      assert.ok([...set.tasks.values()].some(({ serviceId }) => serviceId === 'svc'));
+      assert.deepEqual([...set.secrets.keys()], ['secret1']);
+    }
+    // Only as long as a task there needs it.
+    for (const task of swarm.store.tasksOfNode('n1').filter(({ serviceId }) => serviceId === 'svc')) {
+      const ended = clone(TaskSchema, task);
+      if (ended.status !== undefined) ended.status.state = TaskState.SHUTDOWN;
+      swarm.apply([updateAction('task', ended)]);
+    }
+    const rest = assignmentsOf(swarm.store, 'n1');
+    assert.ok(rest.tasks.size > 1, 'others run on');
+    assert.deepEqual([...rest.secrets.keys()], []);
+    assert.deepEqual([...assignmentsOf(swarm.store, 'n2').secrets.keys()], ['secret1']);
   });
 
   it('increments carry a change of what is wanted, not the node\'s own reports, and end at the whole set', () => {

@@ -11,7 +11,6 @@ import { createService } from '../../src/core/control/services.js';
 import { removeNode } from '../../src/core/control/nodes.js';
 import { createAction } from '../../src/core/store/actions.js';
 import { dispatcherHandlers } from '../../src/daemon/manager/dispatcher.js';
-import { Consensus } from '../../src/daemon/manager/consensus.js';
 import { Manager } from '../../src/daemon/manager/manager.js';
 import { ok, unwrap } from '../../src/lib/result.js';
 import { timestampFromMs } from '../../src/lib/time.js';
@@ -23,6 +22,7 @@ import {
   NodeSchema, NodeSpecSchema, NodeStatusSchema, NodeStatus_State, ServiceSchema, TaskState, TaskStatusSchema, VersionSchema,
   type ServiceSpec, type StoreAction, type TaskStatus,
 } from '../../src/model/proto/swarmkit_pb.js';
+import { openAlone } from '../support/consensus.js';
 import { serviceSpec, stateOf } from './harness.js';
 
 const root = mkdtempSync(path.join(tmpdir(), 'skein-manager-'));
@@ -30,11 +30,11 @@ after(() => rmSync(root, { recursive: true, force: true }));
 let count = 0;
 
 async function withManager(body: (manager: Manager, apply: (actions: StoreAction[]) => Promise<void>) => Promise<void>): Promise<void> {
-  const consensus = await Consensus.open(path.join(root, `m${++count}`), new Uint8Array(32).fill(7), 1n);
   let crash: unknown;
-  await consensus.start((error) => { crash = error; });
-  const manager = new Manager(consensus, pino({ level: 'silent' }));
+  const consensus = await openAlone(path.join(root, `m${++count}`), new Uint8Array(32).fill(7), 1n, (error) => { crash = error; });
+  const manager = new Manager(consensus, pino({ level: 'silent' }), { nodeId: 'm1', advertiseAddr: '127.0.0.1:2377' });
   manager.start((error) => { crash = error; });
+  await until('it leads', () => manager.term() !== undefined);
   const apply = async (actions: StoreAction[]): Promise<void> => unwrap(await manager.commit(() => ok({ actions, value: undefined })));
   try {
     await apply([

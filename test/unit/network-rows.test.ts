@@ -12,7 +12,8 @@ function rows(swarm: Swarm, nodeId: string): Map<string, Row> {
   return rowsForNode(swarm.store, clusterRows(swarm.store), nodeId);
 }
 
-function row<K extends NonNullable<Row['row']['case']>>(of: Map<string, Row>, key: string, kind: K): Extract<Row['row'], { case: K }>['value'] {
+function row<K extends NonNullable<Row['row']['case']>>(of: Map<string, Row>, key: string, kind: K): Extract<Row['row'],
+  { case: K }>['value'] {
   const found = of.get(key);
   assert.ok(found, `no row ${key} among ${[...of.keys()].join(', ')}`);
   assert.equal(found.row.case, kind);
@@ -151,7 +152,8 @@ describe('hostPortRows', () => {
   it('point a node\'s own host-mode ports at the tasks\' gateway addresses', () => {
     const swarm = new Swarm();
     const id = swarm.addService('web', {
-      ports: [{ targetPort: 80, publishedPort: 8080, publishMode: Mode.HOST }, { targetPort: 53, publishedPort: 53, publishMode: Mode.HOST, protocol: Protocol.UDP }],
+      ports: [{ targetPort: 80, publishedPort: 8080, publishMode: Mode.HOST }, { targetPort: 53, publishedPort: 53,
+        publishMode: Mode.HOST, protocol: Protocol.UDP }],
     });
     swarm.settle();
     const tasks = swarm.running(id);

@@ -7,10 +7,12 @@ import os from 'node:os';
 import path from 'node:path';
 import { afterEach, describe, it } from 'node:test';
 import { X509Certificate, createPrivateKey } from 'node:crypto';
+import { pino } from 'pino';
 import { clone } from '@bufbuild/protobuf';
 import { AtomicFiles } from '../../src/io/atomicfile.js';
 import { createCsr, createRootCa, signCsr } from '../../src/io/x509/certificates.js';
 import { updateAction } from '../../src/core/store/actions.js';
+import { Renewal } from '../../src/daemon/renewal.js';
 import { SwarmFiles, type NodeCertificates } from '../../src/daemon/swarmstate.js';
 import { ok, unwrap } from '../../src/lib/result.js';
 import { IssuanceStatus_State, NodeSchema } from '../../src/model/proto/swarmkit_pb.js';
@@ -61,6 +63,30 @@ describe('the certificate of a node', () => {
       assert.ok(new X509Certificate(found.certificate).checkPrivateKey(createPrivateKey(found.key)), `killed after ${done} writes`);
       await rm(folder, { recursive: true });
     }
+  });
+
+  it('is renewed in 50 to 80 % of its life, also when that is further away than a timer reaches', async (t) => {
+    const DAY_MS = 24 * HOUR_MS;
+    t.mock.timers.enable({ apis: ['setTimeout', 'Date'], now: Date.now() });
+    const root = await createRootCa(Date.now());
+    const { key, csr } = await createCsr();
+    const request = { csr, nodeId: 'n1', organization: 'c1', role: 'swarm-worker', expiryMs: 90 * DAY_MS, nowMs: Date.now() } as const;
+    const certificate = unwrap(await signCsr(root, request));
+    let asked = 0;
+    const renewal = new Renewal({
+      credentials: () => ({ rootCa: root.certificate, key, certificate, serverName: 'swarm-manager' }),
+      managers: () => {
+        asked += 1;
+        return assert.fail('far enough');
+      },
+      onRenewed: async () => undefined, logger: pino({ level: 'silent' }), onBug: () => undefined,
+    });
+    renewal.schedule();
+    for (let day = 0; day < 44; day++) t.mock.timers.tick(DAY_MS);
+    assert.equal(asked, 0, 'not before half of its life');
+    for (let day = 44; day < 73; day++) t.mock.timers.tick(DAY_MS);
+    assert.equal(asked, 1);
+    renewal.stop();
   });
 
   it('that is damaged or missing is told by an agent that runs; the node can leave and begin anew', async () => {

@@ -89,10 +89,13 @@ describe('oci', () => {
 
   it('makes seccomp rules that differ by capability', () => {
     const names = (capabilities: string[]): string[] =>
-      (seccompProfile(capabilities, 'x64')['syscalls'] as { names: string[]; action: string }[]).filter(({ action }) => action === 'SCMP_ACT_ALLOW').flatMap((rule) => rule.names);
+      (seccompProfile(capabilities, 'x64')['syscalls'] as { names: string[]; action: string }[]).filter(({ action }) =>
+        action === 'SCMP_ACT_ALLOW').flatMap((rule) => rule.names);
     const plain = names([...defaultCapabilities]);
-    for (const forbidden of ['mount', 'bpf', 'kexec_load', 'add_key', 'keyctl', 'userfaultfd', 'setns', 'init_module', 'io_uring_setup', 'clone3']) assert.ok(!plain.includes(forbidden), forbidden);
-    for (const needed of ['execve', 'chroot', 'futex', 'openat2', 'arch_prctl', 'clone', 'epoll_pwait2', 'statx']) assert.ok(plain.includes(needed), needed);
+    for (const forbidden of ['mount', 'bpf', 'kexec_load', 'add_key', 'keyctl', 'userfaultfd', 'setns', 'init_module',
+      'io_uring_setup', 'clone3']) assert.ok(!plain.includes(forbidden), forbidden);
+    for (const needed of ['execve', 'chroot', 'futex', 'openat2', 'arch_prctl', 'clone', 'epoll_pwait2',
+      'statx']) assert.ok(plain.includes(needed), needed);
     assert.ok(names(['CAP_SYS_ADMIN']).includes('mount'));
   });
 
@@ -110,8 +113,10 @@ describe('oci', () => {
       fc.array(fc.record({ stderr: fc.boolean(), size: fc.integer({ min: 0, max: 9000 }) }), { maxLength: 60 }), fc.nat(70), fc.boolean(),
       async (lines, tail, stdoutOnly) => {
         const content = lines.map(({ stderr, size }, index) => ({ stderr, text: `${index}${'x'.repeat(size)}` }));
-        writeFileSync(file, content.map(({ stderr, text }) => `2026-01-02T03:04:05.000000001+00:00 ${stderr ? 'stderr' : 'stdout'} F ${text}\n`).join(''));
-        const expected = content.filter(({ stderr }) => !stdoutOnly || !stderr).slice(tail === 0 ? Infinity : -tail).map(({ text }) => `${text}\n`).join('');
+        writeFileSync(file, content.map(({ stderr, text }) =>
+          `2026-01-02T03:04:05.000000001+00:00 ${stderr ? 'stderr' : 'stdout'} F ${text}\n`).join(''));
+        const expected = content.filter(({ stderr }) => !stdoutOnly || !stderr).slice(tail === 0 ? Infinity
+          : -tail).map(({ text }) => `${text}\n`).join('');
         assert.equal(await read(file, { tail, stderr: !stdoutOnly }), expected);
       },
     ), { numRuns: 60 });
@@ -148,7 +153,8 @@ describe('oci', () => {
     for (const size of [1, 3, 8, 9, 1000]) {
       const chunks = Array.from({ length: Math.ceil(all.length / size) }, (_, index) => all.subarray(index * size, (index + 1) * size));
       const seen: string[] = [];
-      for await (const record of readFrames(Readable.from(chunks), false)) seen.push(`${record.stream}:${Buffer.from(record.data).toString()}`);
+      for await (const record of readFrames(Readable.from(chunks),
+        false)) seen.push(`${record.stream}:${Buffer.from(record.data).toString()}`);
       assert.deepEqual(seen, ['stdout:one\n', 'stderr:two']);
     }
     const huge = Buffer.alloc(8, 0xff);

@@ -1,4 +1,4 @@
-// RaftNode of one member, and the raft log on disk: what was acknowledged is found again, and damage is refused, never
+// The raft log on disk: what was acknowledged is found again, and damage is refused, never
 // skipped. Only an unfinished last write may be cut off.
 
 import assert from 'node:assert/strict';
@@ -8,7 +8,7 @@ import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, describe, it } from 'node:test';
 import { create } from '@bufbuild/protobuf';
-import { NotLeaderError, RaftNode, type Entry, type HardState } from '../../src/core/raft/raft.js';
+import type { Entry, HardState } from '../../src/core/raft/types.js';
 import { RaftLog, RaftLogDamaged, type LoadedLog } from '../../src/io/raftlog/raftlog.js';
 import { SnapshotFileSchema } from '../../src/model/proto/skein_pb.js';
 
@@ -65,54 +65,8 @@ function range(from: number, to: number, step = 1): number[] {
   return Array.from({ length: Math.ceil((to - from) / step) }, (_, i) => from + i * step);
 }
 
-const segments = (at: string): string[] => readdirSync(at).filter((file) => file.endsWith('.log')).sort().map((file) => path.join(at, file));
-
-describe('RaftNode of one', () => {
-  const start = { id: 1n, hardState: { term: 0n, vote: 0n, commit: 0n }, confState: { voters: [1n] }, snapshotIndex: 0n, snapshotTerm: 0n, entries: [] };
-
-  function drain(node: RaftNode): Entry[] {
-    const committed: Entry[] = [];
-    for (let i = 0; node.hasReady(); i++) {
-      assert.ok(i < 10, 'never ready');
-      committed.push(...node.ready().committed);
-      node.advance();
-    }
-    return committed;
-  }
-
-  it('does not take proposals before it leads', () => {
-    const node = new RaftNode(start);
-    assert.throws(() => node.propose(new Uint8Array(1)), NotLeaderError);
-  });
-
-  it('hands an entry out for application only after it was persisted', () => {
-    const node = new RaftNode(start);
-    node.tick();
-    node.propose(Buffer.from('a'));
-    const first = node.ready();
-    assert.deepEqual(first.entries.map((e) => e.index), [1n, 2n]);
-    assert.deepEqual(first.committed, []);
-    assert.equal(first.mustSync, true);
-    assert.deepEqual(first.hardState, { term: 1n, vote: 1n, commit: 0n });
-    assert.throws(() => node.ready(), /before advance/);
-    node.propose(Buffer.from('b'));
-    node.advance();
-    const second = node.ready();
-    assert.deepEqual(second.committed.map((e) => e.index), [1n, 2n]);
-    assert.deepEqual(second.entries.map((e) => e.index), [3n]);
-    node.advance();
-    assert.deepEqual(drain(node).map((e) => Buffer.from(e.data).toString()), ['b']);
-    assert.equal(node.hasReady(), false);
-  });
-
-  it('applies after a restart what was persisted, in a new term, once', () => {
-    const node = new RaftNode({ ...start, hardState: { term: 4n, vote: 1n, commit: 6n }, snapshotIndex: 5n, snapshotTerm: 3n, entries: [entry(6), entry(7)] });
-    node.tick();
-    assert.deepEqual(drain(node).map((e) => e.index), [6n, 7n, 8n]);
-    assert.deepEqual(node.status, { term: 5n, commit: 8n, last: 8n, voters: [1n] });
-    assert.equal(node.propose(new Uint8Array(0)), 9n);
-  });
-});
+const segments = (at: string): string[] => readdirSync(at).filter((file) => file.endsWith('.log')).sort().map((file) =>
+  path.join(at, file));
 
 describe('RaftLog', () => {
   it('finds again what was appended, over several lives', async () => {
@@ -179,7 +133,8 @@ describe('RaftLog', () => {
     const file = segments(at).at(-1) as string;
     const whole = readFileSync(file);
     // A refused log is left as it is, so one directory serves all. The padding of the two pages in wider steps.
-    const fields = [...range(0, 128), ...range(128, NOTE, 61), ...range(NOTE, NOTE + 64), ...range(NOTE + 64, BATCHES, 61), ...range(BATCHES, whole.length)];
+    const fields = [...range(0, 128), ...range(128, NOTE, 61), ...range(NOTE, NOTE + 64), ...range(NOTE + 64, BATCHES, 61),
+      ...range(BATCHES, whole.length)];
     for (const offset of fields) {
       for (const mask of [0x01, 0x80]) {
         const bytes = Buffer.from(whole);
@@ -244,7 +199,8 @@ describe('RaftLog', () => {
           cpSync(at, copy, { recursive: true });
           writeFileSync(path.join(copy, path.basename(file)), torn(before, whole, mask, fill));
           const loaded = await load(copy);
-          assert.deepEqual([texts(loaded), loaded.tornBytes], [['entry 1', 'entry 2'], whole.length - before.length], `pages ${mask.toString(2)}`);
+          assert.deepEqual([texts(loaded), loaded.tornBytes], [['entry 1', 'entry 2'], whole.length - before.length],
+            `pages ${mask.toString(2)}`);
           if (mask % 8 !== 0) continue;
           await life(copy, [[entry(3, 'after')]]);
           assert.deepEqual(texts(await load(copy)), ['entry 1', 'entry 2', 'after']);
@@ -273,7 +229,8 @@ describe('RaftLog', () => {
         const behind = Buffer.from(followed);
         holes.copy(behind, start, start);
         writeFileSync(noteFile, behind);
-        await assert.rejects(load(noted), /damaged: .*(a later batch stands|something was written) behind it/, `followed, pages ${mask.toString(2)}`);
+        await assert.rejects(load(noted), /damaged: .*(a later batch stands|something was written) behind it/,
+          `followed, pages ${mask.toString(2)}`);
       }
       const next = directory();
       cpSync(at, next, { recursive: true });
@@ -314,7 +271,8 @@ describe('RaftLog', () => {
       const size = (offset: number): number => 16 + bytes.readUInt32LE(offset + 8) + 16;
       const middle = BATCHES + size(BATCHES);
       assert.equal(middle + size(middle), bytes.length);
-      writeFileSync(files[0] as string, Buffer.concat([bytes.subarray(0, BATCHES), bytes.subarray(middle), bytes.subarray(BATCHES, middle)]));
+      writeFileSync(files[0] as string, Buffer.concat([bytes.subarray(0, BATCHES), bytes.subarray(middle),
+        bytes.subarray(BATCHES, middle)]));
       for (const newer of files.slice(1)) rmSync(newer);
     });
     const lonely = directory();

@@ -77,14 +77,33 @@ describe('a task without a fitting node says why', () => {
     assert.equal(swarm.running(id).length, 4);
   });
 
-  it('a node without a network view, for tasks with networks only', () => {
+  it('a stock engine, for tasks with networks or published ports of either kind; others it takes', () => {
     const swarm = new Swarm({ nodes: 0 });
     swarm.addNode('stock', { skein: false });
     const net = swarm.addNetwork('front');
-    assert.equal(reason(swarm, swarm.addService('web', { networks: [net] })), 'no suitable node (no Skein network on 1 node)');
+    swarm.addNetwork('ingress', { ingress: true });
+    const words = 'no suitable node (no Skein networks or published ports on 1 stock engine)';
+    assert.equal(reason(swarm, swarm.addService('web', { networks: [net] })), words);
+    assert.equal(reason(swarm, swarm.addService('open', { ports: [{ targetPort: 80, publishedPort: 8080 }] })), words);
+    const hosted = swarm.addService('hosted', { ports: [{ targetPort: 80, publishedPort: 8081, publishMode: Mode.HOST }] });
+    assert.equal(reason(swarm, hosted), words);
     const plain = swarm.addService('plain');
     swarm.settle();
-    assert.equal(swarm.running(plain).length, 1);
+    assert.deepEqual(swarm.running(plain).map((task) => task.nodeId), ['stock']);
+    swarm.addNode('ours');
+    swarm.settle();
+    assert.deepEqual(swarm.running(hosted).map((task) => task.nodeId), ['ours']);
+  });
+
+  it('a node of ours that holds no network view yet, for tasks with networks only', () => {
+    const swarm = new Swarm({ nodes: 1 });
+    swarm.acked.delete('n1');
+    const net = swarm.addNetwork('front');
+    const id = swarm.addService('web', { networks: [net] });
+    assert.equal(reason(swarm, id), 'no suitable node (no Skein network on 1 node)');
+    swarm.acked.set('n1', 0n);
+    swarm.settle();
+    assert.equal(swarm.running(id).length, 1);
   });
 });
 

@@ -82,6 +82,9 @@ describe('Store', () => {
     }
     const state = fromBinary(StoreStateSchema, bytes(store));
     state.index = fromBinary(StoreStateSchema, before).index;
+    // The refused ones are remembered: a second copy of one must not succeed later.
+    assert.deepEqual(state.recent, ['a', ...refused.map((_, position) => `!r${position}`)]);
+    state.recent = ['a'];
     assert.deepEqual(Buffer.from(toBinary(StoreStateSchema, state)), before);
   });
 
@@ -161,7 +164,10 @@ describe('Store', () => {
   });
 
   it('any history restores from its snapshot to the same bytes and goes on the same', () => {
-    const step = fc.record({ kind: fc.constantFrom('create', 'update', 'remove'), id: fc.integer({ min: 0, max: 6 }), what: fc.boolean(), node: fc.integer({ min: 0, max: 2 }) });
+    const step = fc.record({
+      kind: fc.constantFrom('create', 'update', 'remove'), id: fc.integer({ min: 0, max: 6 }), what: fc.boolean(),
+      node: fc.integer({ min: 0, max: 2 }),
+    });
     fc.assert(fc.property(fc.array(step, { maxLength: 40 }), fc.nat(), (steps, at) => {
       const cut = steps.length === 0 ? 0 : at % (steps.length + 1);
       const store = new Store();
@@ -186,7 +192,9 @@ describe('Store', () => {
       if (cut === steps.length) copy.restore(fromBinary(StoreStateSchema, bytes(store)));
       assert.deepEqual(bytes(copy), bytes(store));
       for (const { id } of store.list('task')) assert.deepEqual(copy.get('task', id), store.get('task', id));
-      for (const name of ['name0', 'name1', 'name2', 'name3']) assert.equal(copy.byName('service', name)?.id, store.byName('service', name)?.id);
+      for (const name of ['name0', 'name1', 'name2', 'name3']) {
+        assert.equal(copy.byName('service', name)?.id, store.byName('service', name)?.id);
+      }
       for (const node of ['n1', 'n2']) assert.deepEqual(copy.tasksOfNode(node).map((t) => t.id), store.tasksOfNode(node).map((t) => t.id));
     }), { numRuns: 200 });
   });

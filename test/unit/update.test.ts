@@ -251,7 +251,9 @@ describe('failing update', () => {
   });
 
   it('bears failures up to the ratio', () => {
-    const options: ServiceOptions = { replicas: 4, restart: { delayMs: 1000 }, update: { failureAction: Action.PAUSE, maxFailureRatio: 0.3 } };
+    const options: ServiceOptions = {
+      replicas: 4, restart: { delayMs: 1000 }, update: { failureAction: Action.PAUSE, maxFailureRatio: 0.3 },
+    };
     const { swarm, id, state } = deployed(options);
     let failed = false;
     swarm.behave = (task) => {

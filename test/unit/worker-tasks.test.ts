@@ -125,7 +125,8 @@ describe('worker tasks', () => {
   const until = async (what: string, check: () => boolean, timeoutMs = 8000): Promise<void> => {
     for (const end = Date.now() + timeoutMs; !check(); await new Promise((resolve) => setTimeout(resolve, 5))) {
       assert.deepEqual(bugs, []);
-      assert.ok(Date.now() < end, `${what}: ${JSON.stringify([...reports].map(([id, s]) => [id, TaskState[s.state], s.err]))} ${machine.calls.join(', ')}`);
+      const seen = JSON.stringify([...reports].map(([id, s]) => [id, TaskState[s.state], s.err]));
+      assert.ok(Date.now() < end, `${what}: ${seen} ${machine.calls.join(', ')}`);
     }
   };
   const state = (id: string): TaskState | undefined => reports.get(id)?.state;
@@ -238,7 +239,8 @@ describe('worker tasks', () => {
   });
 
   for (const removed of [false, true]) {
-    it(`cut off after a task ended and before its release: the next agent releases it${removed ? ', also when it is gone from its set' : ''}`, async () => {
+    const also = removed ? ', also when it is gone from its set' : '';
+    it(`cut off after a task ended and before its release: the next agent releases it${also}`, async () => {
       const first = agent();
       assign(first.tasks, task('t1'));
       await until('the task runs', () => state('t1') === TaskState.RUNNING);

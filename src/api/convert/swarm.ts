@@ -36,7 +36,6 @@ function specToJson(spec: ClusterSpec | undefined): JsonObject {
       ExternalCAs: nonEmpty((caConfig?.externalCas ?? []).map((x) => ({
         Protocol: 'cfssl', URL: x.url, Options: toRecord(x.options), CACert: Buffer.from(x.caCert).toString('utf8'),
       }))),
-      SigningCACert: nonEmpty(Buffer.from(caConfig?.signingCaCert ?? []).toString('utf8')),
       ForceRotate: nonEmpty(Number(caConfig?.forceRotate ?? 0n)),
     }),
     TaskDefaults: compact({ LogDriver: driverToJson(taskDefaults?.logDriver) }),
@@ -46,13 +45,13 @@ function specToJson(spec: ClusterSpec | undefined): JsonObject {
 
 /** ClusterInfo: what /info and, with tokens, /swarm show. */
 export function clusterToJson(cluster: Cluster): JsonObject {
-  const caCert = cluster.rootCa?.caCert ?? new Uint8Array();
+  const { caCert = new Uint8Array(), rootRotation } = cluster.rootCa ?? {};
   return {
     ID: cluster.id,
     ...metaToJson(cluster.meta),
     Spec: specToJson(cluster.spec),
-    TLSInfo: caCert.length === 0 ? {} : { TrustRoot: Buffer.from(caCert).toString('utf8'), ...issuerOf(caCert) },
-    RootRotationInProgress: cluster.rootCa?.rootRotation !== undefined,
+    TLSInfo: caCert.length === 0 ? {} : { TrustRoot: Buffer.from(caCert).toString('utf8'), ...issuerOf(rootRotation?.caCert ?? caCert) },
+    RootRotationInProgress: rootRotation !== undefined,
     DefaultAddrPool: cluster.defaultAddressPool,
     SubnetSize: cluster.subnetSize,
     DataPathPort: cluster.VXLANUDPPort === 0 ? DEFAULT_DATA_PATH_PORT : cluster.VXLANUDPPort,

@@ -43,7 +43,6 @@ function unsupportedRoutes(): Route[] {
       'use `docker service update --network-add`'),
     unsupported('POST', '/networks/:id/disconnect', 'disconnecting a single container from a network',
       'use `docker service update --network-rm`'),
-    unsupported('POST', '/swarm/unlock', 'autolock', 'this swarm is not locked'),
     unsupported('POST', '/plugins/pull', 'installing plugins', 'drivers are built in'),
   ];
 }

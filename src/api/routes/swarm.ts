@@ -1,8 +1,9 @@
-// /swarm: init, join, leave, inspect, update, unlock key.
+// /swarm: init, join, leave, inspect, update, unlock key, unlock.
 
-import { checkClusterSpec, updateCluster } from '../../core/control/cluster.js';
+import { checkClusterSpec } from '../../core/control/cluster.js';
 import { overlaps, parseSubnet } from '../../core/control/subnet.js';
 import { unwrap } from '../../lib/result.js';
+import { unlockKeyOf } from '../../model/cluster.js';
 import { toRecord } from '../../model/pairs.js';
 import { durationNs } from '../../lib/time.js';
 import { NodeRole, RaftMemberStatus_Reachability } from '../../model/proto/swarmkit_pb.js';
@@ -10,10 +11,12 @@ import { DEFAULT_PORT, join, resolveAdvertise, resolveDataPath, resolveListen, s
 import type { InitRequest, LocalNode } from '../backend.js';
 import type { Reader } from '../convert/json.js';
 import { clusterSpecFromJson, swarmToJson } from '../convert/swarm.js';
-import { ALREADY_IN_SWARM, failure, NOT_IN_SWARM } from '../errors.js';
+import { parseUnlockKey, unlockKeyText } from '../convert/unlock.js';
+import { ALREADY_IN_SWARM, failure, NOT_IN_SWARM, notManager } from '../errors.js';
 import type { Call, Route } from '../http.js';
 
 const JOIN_TOKEN = /^SWMTKN-(1-[0-9a-z]{50}-[0-9a-z]{25}|2-[01]-[0-9a-z]{50}-[0-9a-z]{25})$/;
+const WRONG_NAME = 'swarm spec must be named "default"';
 const AVAILABILITIES = ['active', 'pause', 'drain'] as const;
 
 export function swarmRoutes(): Route[] {
@@ -24,6 +27,7 @@ export function swarmRoutes(): Route[] {
     ['GET', '/swarm', inspect],
     ['POST', '/swarm/update', update],
     ['GET', '/swarm/unlockkey', unlockKey],
+    ['POST', '/swarm/unlock', unlock],
   ];
 }
 
@@ -65,12 +69,10 @@ function initRequest(json: Reader): InitRequest {
   }
   const specJson = json.object('Spec');
   const name = specJson?.text('Name') ?? '';
-  if (name !== '' && name !== 'default') throw failure('invalid_argument', 'invalid Spec: the swarm spec must be named "default"');
+  if (name !== '' && name !== 'default') throw failure('invalid_argument', WRONG_NAME);
   const spec = specJson === undefined ? undefined : clusterSpecFromJson(specJson, undefined);
   const refusal = spec === undefined ? undefined : checkClusterSpec(spec);
   if (refusal !== undefined) unwrap(refusal);
-  const autoLockManagers = json.flag('AutoLockManagers');
-  if (autoLockManagers) throw failure('unimplemented', 'autolock of managers is not supported yet');
   const { pools, size } = poolsOf(json);
   const listenAddr = resolveListen(json.text('ListenAddr'));
   const nonZero = (ns: bigint): bigint | undefined => (ns === 0n ? undefined : ns);
@@ -84,11 +86,12 @@ function initRequest(json: Reader): InitRequest {
     availability: availabilityOf(json),
     defaultAddrPool: pools,
     subnetSize: size,
-    autoLockManagers,
+    autoLockManagers: json.flag('AutoLockManagers') || spec?.encryptionConfig?.autoLockManagers === true,
     taskHistoryRetentionLimit: limit === undefined ? undefined : Number(limit),
     heartbeatPeriodNs: nonZero(durationNs(spec?.dispatcher?.heartbeatPeriod)),
     nodeCertExpiryNs: nonZero(durationNs(spec?.caConfig?.nodeCertExpiry)),
     snapshotInterval: nonZero(spec?.raft?.snapshotInterval ?? 0n),
+    keepOldSnapshots: spec?.raft?.keepOldSnapshots,
     labels: toRecord(spec?.annotations?.labels),
   };
 }
@@ -163,18 +166,30 @@ async function update(call: Call): Promise<void> {
   const manager = call.manager();
   const version = call.version('swarm');
   const json = await call.json();
-  const request = {
+  if (!['', 'default'].includes(json.text('Name'))) throw failure('invalid_argument', WRONG_NAME);
+  unwrap(await manager.updateSwarm({
     version,
+    spec: clusterSpecFromJson(json, manager.view().cluster()?.spec),
     rotateWorkerToken: call.flag('rotateWorkerToken'),
     rotateManagerToken: call.flag('rotateManagerToken'),
     rotateManagerUnlockKey: call.flag('rotateManagerUnlockKey'),
-  };
-  unwrap(await manager.commit((view, context) =>
-    updateCluster(view, { ...request, spec: clusterSpecFromJson(json, view.cluster()?.spec) }, context)));
+  }));
   call.reply(200);
 }
 
 function unlockKey(call: Call): void {
-  call.manager();
-  call.reply(200, { UnlockKey: '' });
+  const key = unlockKeyOf(call.manager().view().cluster());
+  call.reply(200, { UnlockKey: key === undefined ? '' : unlockKeyText(key) });
+}
+
+async function unlock(call: Call): Promise<void> {
+  const json = await call.json();
+  const local = call.backend.local();
+  if (local.state !== 'locked') {
+    throw call.backend.manager() === undefined ? notManager(local) : failure('already_exists', 'swarm is not locked');
+  }
+  const key = parseUnlockKey(json.text('UnlockKey'));
+  if (key === undefined) throw failure('invalid_argument', 'invalid key string');
+  unwrap(await call.backend.swarmUnlock(key));
+  call.reply(200);
 }

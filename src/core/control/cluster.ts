@@ -1,11 +1,14 @@
-// The cluster object: update of its spec and rotation of join tokens. A token is SWMTKN-1-<digest of the root
-// certificate>-<secret>; rotation replaces the secret only.
+// The cluster object: update of its spec, rotation of join tokens and of the managers' unlock key. A token is
+// SWMTKN-1-<digest of the root certificate>-<secret>; rotation replaces the secret only.
 
-import { clone } from '@bufbuild/protobuf';
+import { clone, create } from '@bufbuild/protobuf';
 import { durationNs } from '../../lib/time.js';
 import { newTokenSecret } from '../../lib/ids.js';
 import { fail, type Result } from '../../lib/result.js';
-import { ClusterSchema, type ClusterSpec } from '../../model/proto/swarmkit_pb.js';
+import { UNLOCK_KEY_BYTES, UNLOCK_SUBSYSTEM, barredNow } from '../../model/cluster.js';
+import {
+  ClusterSchema, ClusterSpecSchema, EncryptionKeySchema, RootCASchema, type Cluster, type ClusterSpec, type EncryptionKey, type RootCA,
+} from '../../model/proto/swarmkit_pb.js';
 import { updateAction } from '../store/actions.js';
 import type { ReadTx } from '../store/view.js';
 import { change, outOfSequence, rpcFail, type Change, type ChangeContext } from './context.js';
@@ -19,6 +22,8 @@ export interface ClusterUpdate {
   readonly rotateWorkerToken: boolean;
   readonly rotateManagerToken: boolean;
   readonly rotateManagerUnlockKey: boolean;
+  /** What core/ca made of the spec's wish for the root, on the same version; undefined when it stays. */
+  readonly rootCa: RootCA | undefined;
 }
 
 export function checkClusterSpec(spec: ClusterSpec): Refusal {
@@ -34,10 +39,6 @@ export function checkClusterSpec(spec: ClusterSpec): Refusal {
       return invalid('heartbeat time period cannot be a negative duration');
     },
     () => {
-      if (spec.encryptionConfig?.autoLockManagers !== true) return undefined;
-      return rpcFail('unimplemented', 'autolock of managers is not supported yet');
-    },
-    () => {
       if ((spec.caConfig?.externalCas.length ?? 0) === 0) return undefined;
       return rpcFail('unimplemented', 'external certificate authorities are not supported yet');
     },
@@ -49,21 +50,29 @@ export function updateCluster(view: ReadTx, request: ClusterUpdate, context: Cha
   if (current === undefined) return fail('not_found', 'cluster not found');
   const refusal = checkClusterSpec(request.spec);
   if (refusal !== undefined) return refusal;
-  const rotation = request.spec.caConfig;
-  if ((rotation?.forceRotate ?? 0n) !== (current.spec?.caConfig?.forceRotate ?? 0n)
-    || (rotation?.signingCaCert.length ?? 0) > 0 || (rotation?.signingCaKey.length ?? 0) > 0) {
-    return rpcFail('unimplemented', 'rotation of the root CA is not supported yet');
-  }
-  if (request.rotateManagerUnlockKey) {
-    return rpcFail('unimplemented', 'autolock of managers is not supported yet: there is no unlock key to rotate');
-  }
   if (current.meta?.version?.index !== request.version) return outOfSequence();
   const next = clone(ClusterSchema, current);
-  next.spec = request.spec;
+  next.spec = clone(ClusterSpecSchema, request.spec);
+  if (request.rootCa !== undefined) next.rootCa = clone(RootCASchema, request.rootCa);
+  // The root's key is kept once, and a spec that is read and sent back must not ask for the same root again.
+  const ca = next.spec.caConfig;
+  if (ca !== undefined) [ca.signingCaCert, ca.signingCaKey] = [new Uint8Array(), new Uint8Array()];
+  next.blacklistedCertificates = barredNow(next.blacklistedCertificates, context.nowMs);
+  next.unlockKeys = unlockKeys(next, request.rotateManagerUnlockKey, context);
   const tokens = next.rootCa?.joinTokens;
   if (tokens !== undefined && request.rotateWorkerToken) tokens.worker = rotated(tokens.worker, context);
   if (tokens !== undefined && request.rotateManagerToken) tokens.manager = rotated(tokens.manager, context);
   return change([updateAction('cluster', next)], undefined);
+}
+
+/** A key while managers are to be locked; a rotation makes another one (SwarmKit ignores it while they are not). */
+function unlockKeys(cluster: Cluster, rotate: boolean, context: ChangeContext): EncryptionKey[] {
+  const others = cluster.unlockKeys.filter(({ subsystem }) => subsystem !== UNLOCK_SUBSYSTEM);
+  if (cluster.spec?.encryptionConfig?.autoLockManagers !== true) return others;
+  const own = cluster.unlockKeys.find(({ subsystem }) => subsystem === UNLOCK_SUBSYSTEM);
+  if (own !== undefined && !rotate) return [...others, own];
+  const key = new Uint8Array(context.randomBytes(UNLOCK_KEY_BYTES));
+  return [...others, create(EncryptionKeySchema, { subsystem: UNLOCK_SUBSYSTEM, key })];
 }
 
 function rotated(token: string, context: ChangeContext): string {

@@ -2,12 +2,14 @@
 // tasks, in the same command; those that do not fit into it are left to the orchestrator.
 
 import { clone, create } from '@bufbuild/protobuf';
-import { durationMs, timestampFromMs, timestampMs } from '../../lib/time.js';
+import { notAfterMs } from '../../lib/der.js';
+import { durationMs, timestampFromMs } from '../../lib/time.js';
 import type { Result } from '../../lib/result.js';
 import {
   BlacklistedCertificateEntrySchema, BlacklistedCertificateSchema, ClusterSchema, NodeRole, NodeSchema,
-  NodeStatus_State, TaskState, type NodeSpec, type StoreAction,
+  NodeStatus_State, RaftMemberStatus_Reachability, TaskState, type Node, type NodeSpec, type StoreAction,
 } from '../../model/proto/swarmkit_pb.js';
+import { barredNow } from '../../model/cluster.js';
 import { compareText } from '../../model/pairs.js';
 import { orphaned, stateOf } from '../../model/task.js';
 import { removeAction, updateAction } from '../store/actions.js';
@@ -18,6 +20,7 @@ import { checkNodeSize } from './limits.js';
 import { find } from './lookup.js';
 
 const DEFAULT_CERT_EXPIRY_MS = 2160 * 3600 * 1000;
+const NO_BYTES = new Uint8Array();
 
 export interface NodeUpdate {
   readonly id: string;
@@ -33,22 +36,36 @@ export function updateNode(view: ReadTx, request: NodeUpdate): Result<Change<voi
   if (refusal !== undefined) return refusal;
   const oldRole = current.spec?.desiredRole ?? NodeRole.WORKER;
   const newRole = request.spec.desiredRole;
-  if (oldRole === NodeRole.MANAGER && newRole === NodeRole.WORKER) {
-    const managers = view.list('node').filter((node) => node.role === NodeRole.MANAGER);
-    if (managers.length <= 1) {
+  // A promotion that was not carried out yet is taken back without a question.
+  if (oldRole === NodeRole.MANAGER && newRole === NodeRole.WORKER && current.role === NodeRole.MANAGER) {
+    if (staying(view, current).length === 0) {
       return rpcFail('failed_precondition', 'attempting to demote the last manager of the swarm');
     }
-    return rpcFail('failed_precondition', "can't remove member from the raft: this would result in a loss of quorum");
+    if (!quorumWithout(view, current)) {
+      return rpcFail('failed_precondition', "can't remove member from the raft: this would result in a loss of quorum");
+    }
   }
-  if (oldRole === NodeRole.WORKER && newRole === NodeRole.MANAGER) {
-    return rpcFail('unimplemented', 'promotion of workers needs the multi-manager release: not supported yet');
-  }
-  if (current.meta?.version?.index !== request.version) return outOfSequence();
+  // What the swarm itself wrote since (a session, the state of a manager) is no conflict; SwarmKit takes it for one.
+  if (request.version < current.specChanged || request.version > (current.meta?.version?.index ?? 0n)) return outOfSequence();
   const next = clone(NodeSchema, current);
+  next.specChanged = view.index + 1n;
   const membership = current.spec?.membership;
   next.spec = request.spec;
   if (membership !== undefined) next.spec.membership = membership;
   return change([updateAction('node', next)], undefined);
+}
+
+/** Managers that are to remain, beside `node`. */
+function staying(view: ReadTx, node: Node): readonly Node[] {
+  return view.list('node').filter((other) => other.id !== node.id && other.role === NodeRole.MANAGER
+    && other.spec?.desiredRole === NodeRole.MANAGER);
+}
+
+/** Without `node`, those that remain and are reachable are still a majority of those that remain (SwarmKit's CanRemoveMember). */
+function quorumWithout(view: ReadTx, node: Node): boolean {
+  const members = view.list('node').filter((other) => other.id !== node.id && other.managerStatus !== undefined);
+  const reachable = members.filter((other) => other.managerStatus?.reachability === RaftMemberStatus_Reachability.REACHABLE);
+  return reachable.length >= Math.floor(members.length / 2) + 1;
 }
 
 export function removeNode(
@@ -65,7 +82,7 @@ export function removeNode(
     return rpcFail('failed_precondition', `node ${node.id} is not down and can't be removed`);
   }
   const actions: StoreAction[] = [removeAction('node', node)];
-  const barred = barCertificate(view, node.id, context.nowMs);
+  const barred = barCertificate(view, node, context.nowMs);
   if (barred !== undefined) actions.push(barred);
   actions.push(...orphanTasks(view, node.id, context.nowMs));
   // The removal and the bar come first and are small: they are never apart.
@@ -73,16 +90,18 @@ export function removeNode(
 }
 
 /** The removed node's certificate stays refused until no certificate of it can be valid any more. */
-function barCertificate(view: ReadTx, nodeId: string, nowMs: number): StoreAction | undefined {
+function barCertificate(view: ReadTx, node: Node, nowMs: number): StoreAction | undefined {
   const current = view.cluster();
   if (current === undefined) return undefined;
   const cluster = clone(ClusterSchema, current);
-  const configured = durationMs(cluster.spec?.caConfig?.nodeCertExpiry);
-  const expiryMs = nowMs + (configured === 0 ? DEFAULT_CERT_EXPIRY_MS : configured);
+  const configuredMs = durationMs(cluster.spec?.caConfig?.nodeCertExpiry);
+  // Its certificates were issued under whatever expiry was configured then: the default and the last one's end count too.
+  const lastMs = notAfterMs(node.certificate?.certificate ?? NO_BYTES) ?? 0;
+  const expiryMs = Math.max(nowMs + configuredMs, nowMs + DEFAULT_CERT_EXPIRY_MS, lastMs);
   cluster.blacklistedCertificates = [
-    ...cluster.blacklistedCertificates.filter((entry) => entry.key !== nodeId && timestampMs(entry.value?.expiry) > nowMs),
+    ...barredNow(cluster.blacklistedCertificates, nowMs).filter((entry) => entry.key !== node.id),
     create(BlacklistedCertificateEntrySchema, {
-      key: nodeId, value: create(BlacklistedCertificateSchema, { expiry: timestampFromMs(expiryMs) }),
+      key: node.id, value: create(BlacklistedCertificateSchema, { expiry: timestampFromMs(expiryMs) }),
     }),
   ].sort((a, b) => compareText(a.key, b.key));
   return updateAction('cluster', cluster);

@@ -30,15 +30,18 @@ export function nodesUnknown(view: ReadTx): StoreAction[] {
   });
 }
 
-export function expireNodes(view: ReadTx, expired: readonly string[], nowMs: number): StoreAction[] {
+/** `reasons`: what is known better than that the heartbeats stopped. */
+export function expireNodes(
+  view: ReadTx, expired: readonly string[], nowMs: number, reasons: ReadonlyMap<string, string> = new Map(),
+): StoreAction[] {
   return expired.flatMap((nodeId) => {
     const node = view.get('node', nodeId);
     if (node === undefined || node.status?.state === NodeStatus_State.DOWN) return [];
     const next = clone(NodeSchema, node);
     next.status = create(NodeStatusSchema, {
       state: NodeStatus_State.DOWN, addr: node.status?.addr ?? '',
-      message: node.status?.state === NodeStatus_State.UNKNOWN
-        ? 'heartbeat failure for node in "unknown" state' : 'heartbeat failure',
+      message: reasons.get(nodeId) ?? (node.status?.state === NodeStatus_State.UNKNOWN
+        ? 'heartbeat failure for node in "unknown" state' : 'heartbeat failure'),
       downAt: timestampFromMs(nowMs),
     });
     return [updateAction('node', next)];

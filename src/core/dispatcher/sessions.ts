@@ -1,11 +1,24 @@
-// Sessions: which nodes are connected, by heartbeats. A plain table: times come in, verdicts go out.
+// Sessions: which nodes are connected, by heartbeats: SwarmKit's slow rule, for every node. A plain table: times come in,
+// verdicts go out. Nodes of ours that are dead are told sooner, by liveness.ts.
 
-export const HEARTBEAT_DEFAULT_MS = 5000;
+import type { Duration } from '@bufbuild/protobuf/wkt';
+import { durationMs } from '../../lib/time.js';
+
+const HEARTBEAT_DEFAULT_MS = 5000;
+/** What is asked for beyond these would mark every node as down at once, or overflow the nodes' timers. */
+const HEARTBEAT_MIN_MS = 1000;
+const HEARTBEAT_MAX_MS = 24 * 3_600_000;
 const GRACE = 3;
 /** Nodes found UNKNOWN after a change of leader get longer to come back (SwarmKit: twice the grace). */
 const GRACE_UNKNOWN = 6;
 const REGISTRATIONS_MAX = 3;
 const REGISTRATION_WINDOW_MS = 8000;
+
+/** The period that is kept, out of the one that is configured. */
+export function heartbeatMs(configured: Duration | undefined): number {
+  const ms = durationMs(configured);
+  return ms === 0 ? HEARTBEAT_DEFAULT_MS : Math.min(Math.max(ms, HEARTBEAT_MIN_MS), HEARTBEAT_MAX_MS);
+}
 
 interface Session {
   sessionId: string;
@@ -51,6 +64,12 @@ export class Sessions {
     const verdict = this.check(nodeId, sessionId);
     if (verdict === 'ok') (this.byNode.get(nodeId) as Session).deadlineMs = nowMs + GRACE * periodMs;
     return verdict;
+  }
+
+  /** It is known to be dead: its time is up now. */
+  lose(nodeId: string, nowMs: number): void {
+    const session = this.byNode.get(nodeId);
+    if (session !== undefined) session.deadlineMs = nowMs;
   }
 
   /** Nodes whose time is up; each is named once. */

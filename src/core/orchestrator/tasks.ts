@@ -35,7 +35,8 @@ export function newTask(input: Input, service: Service, place: TaskPlace, desire
   });
   if (spec?.task !== undefined) task.spec = spec.task;
   if (service.specVersion !== undefined) task.specVersion = service.specVersion;
-  if (spec?.task?.logDriver !== undefined) task.logDriver = spec.task.logDriver;
+  const logDriver = spec?.task?.logDriver ?? input.view.cluster()?.spec?.taskDefaults?.logDriver;
+  if (logDriver !== undefined) task.logDriver = logDriver;
   return task;
 }
 

@@ -8,7 +8,10 @@ export interface Entry {
   readonly index: bigint;
   readonly term: bigint;
   readonly kind: EntryKind;
-  /** Opaque for `normal`; an encoded ConfChange for `confChange`. Empty for a leader's first entry in its term. */
+  /**
+   * Opaque for `normal`; an encoded ConfChange for `confChange`. Empty for a leader's first entry in its term, unless it
+   * begins the group.
+   */
   readonly data: Uint8Array;
 }
 
@@ -96,7 +99,7 @@ export interface Ready {
   readonly entries: readonly Entry[];
   /** Send after hardState, snapshot and entries are on disk, in order; may be lost. */
   readonly messages: readonly Message[];
-  /** Apply to the state machine, in order; for a `confChange` entry call applyConfChange() as well. */
+  /** Apply to the state machine, in order. applyConfChange() tells the configuration that a `confChange` entry made. */
   readonly committed: readonly Entry[];
   readonly readStates: readonly ReadState[];
   readonly softState: SoftState | undefined;
@@ -113,7 +116,7 @@ export interface ProgressView {
   readonly match: bigint;
   readonly next: bigint;
   readonly learner: boolean;
-  /** Heard from within the last election timeout. */
+  /** Heard since the quorum was last checked: at most an election timeout ago. */
   readonly active: boolean;
 }
 
@@ -124,16 +127,24 @@ export interface RaftStatus {
   readonly term: bigint;
   readonly commit: bigint;
   readonly applied: bigint;
+  /** With `confState` and `applied` the meta of a snapshot taken now. */
+  readonly appliedTerm: bigint;
   readonly last: bigint;
+  /** As of `applied`: what a snapshot taken there holds. */
   readonly confState: ConfState;
-  /** Empty unless this member leads. */
+  /** As of `last`: who counts now (thesis, 4.1). */
+  readonly activeConfState: ConfState;
+  /** The other members, also one whose removal is not committed yet. Empty unless this member leads. */
   readonly progress: readonly ProgressView[];
 }
 
 export interface RaftStart {
   readonly id: bigint;
   readonly hardState: HardState;
-  /** As of the snapshot; members joined later are learned from the log. Empty for a member that waits to be added. */
+  /**
+   * As of the snapshot; members joined later are learned from the log. Without a snapshot: this member alone if it begins
+   * a group, which its first entry then says; empty if it waits to be added.
+   */
   readonly confState: ConfState;
   /** Index and term of the snapshot the log begins after; 0 without one. */
   readonly snapshotIndex: bigint;
@@ -143,7 +154,7 @@ export interface RaftStart {
   /** Ticks without a word from the leader until a member campaigns: this many to twice as many, drawn anew each time. */
   readonly electionTicks: number;
   readonly heartbeatTicks: number;
-  /** For the draws above. */
+  /** For the draws above, and for numbers that no earlier life of this member may have used: another one at each start. */
   readonly seed: bigint;
   /** Bytes of entries in one append message; at least one entry always goes. */
   readonly appendBytesMax: number;
@@ -154,4 +165,11 @@ export interface RaftStart {
 }
 
 /** Why a proposal was not taken. */
-export type ProposalRefusal = 'notLeader' | 'transferring' | 'confChangePending' | 'tooMuchUncommitted';
+export type ProposalRefusal =
+  | 'notLeader' | 'transferring' | 'tooMuchUncommitted'
+  /** One is not applied yet, or the leader has committed no entry of its own term. */
+  | 'confChangePending'
+  /** No voter would be left. */
+  | 'confChangeInvalid'
+  /** The log does not tell who began the group: compact() before anybody joins. */
+  | 'snapshotNeeded';

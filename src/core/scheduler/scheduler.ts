@@ -4,7 +4,7 @@
 import { clone } from '@bufbuild/protobuf';
 import { timestampFromMs, timestampMs } from '../../lib/time.js';
 import { meetsConstraints } from '../../model/constraint.js';
-import { vtepOf } from '../../model/network.js';
+import { isSkeinNode, vtepOf } from '../../model/network.js';
 import { compareText, pairValue } from '../../model/pairs.js';
 import {
   NodeSpec_Availability, NodeStatus_State, TaskSchema, TaskState, type Node, type PortConfig, type Resources, type StoreAction, type Task,
@@ -93,7 +93,14 @@ const FILTERS: readonly Filter[] = [
     check: (task, { node }) => task.spec?.runtime.case !== 'container' || nodeHasImage(node, task.spec.runtime.value.image),
   },
   {
-    // Not SwarmKit's: a stock engine has no network view, so it could not reach the task's networks.
+    // Not SwarmKit's: a stock engine learns of networks by gossip, which ours do not speak. A published port is open on every
+    // node, or on the task's own with the client's address: neither is what such an engine would do.
+    explain: (n) => `no Skein networks or published ports on ${n === 1 ? '1 stock engine' : `${n} stock engines`}`,
+    enabled: (task) => task.networks.length > 0 || (task.endpoint?.ports.length ?? 0) > 0,
+    check: (_task, { node }) => isSkeinNode(node),
+  },
+  {
+    // Not SwarmKit's: a node that holds no rows yet could not reach the task's networks.
     explain: (n) => `no Skein network on ${plural(n)}`,
     enabled: (task) => task.networks.length > 0,
     check: (_task, { node }, { soft }) => soft.acked.has(node.id),

@@ -15,6 +15,8 @@ import { KINDS, type Kind, type ObjectTypes, type ReadTx, type StoreEvent, type 
 
 /** Commands remembered for idempotency: retries come within seconds, so the last few thousand are plenty. */
 const RECENT_MAX = 4096;
+/** Before the id of one that was refused. */
+const REFUSED = '!';
 
 export interface Applied {
   readonly events: readonly StoreEvent[];
@@ -63,14 +65,16 @@ export class Store implements ReadTx {
     return this.tables.cluster.list()[0];
   }
 
-  /** Applies one command at a raft index. A refusal changes nothing but the index. */
+  /** Applies one command at a raft index. A refusal changes no object. */
   apply(index: bigint, command: Command): Result<Applied> {
     assert(index > this.currentIndex, `apply goes backwards: ${index} after ${this.currentIndex}`);
     this.currentIndex = index;
     if (this.recentSet.has(command.id)) return ok({ events: [], duplicate: true });
+    if (this.recentSet.has(REFUSED + command.id)) return fail('aborted', 'the command was refused before');
     const refusal = this.check(command);
+    // Remembered too: a second copy, on its way since before the refusal was told, must not succeed later.
+    this.remember(refusal === undefined ? command.id : REFUSED + command.id);
     if (refusal !== undefined) return refusal;
-    this.remember(command.id);
     const events: StoreEvent[] = [];
     for (const action of command.actions) events.push(this.execute(action, index, command));
     return ok({ events, duplicate: false });

@@ -14,24 +14,35 @@ const WORKER_SERVICES = [
   '/docker.swarmkit.v1.Dispatcher/', '/docker.swarmkit.v1.LogBroker/', '/docker.swarmkit.v1.ResourceAllocator/', '/skein.v1.NetworkView/',
 ];
 
-export function authorize(view: ReadTx, path: string, caller: Caller): Result<void> {
-  if (ANYONE.has(path)) return ok(undefined);
-  const roles = WORKER_SERVICES.some((prefix) => path.startsWith(prefix)) ? ['swarm-worker', 'swarm-manager'] : ['swarm-manager'];
-  return authorizeRoles(view, roles, caller);
+export interface Authority {
+  /** Undefined while this manager has no state yet: nobody is known to have been removed. */
+  readonly view: ReadTx | undefined;
+  readonly clusterId: string;
 }
 
-export function authorizeRoles(view: ReadTx, roles: readonly string[], caller: Caller): Result<void> {
+export function authorize(authority: Authority, path: string, caller: Caller): Result<void> {
+  const { forwardedBy } = caller;
+  if (forwardedBy !== undefined) {
+    const allowed = authorizeRoles(authority, ['swarm-manager'], { identity: forwardedBy, address: caller.address });
+    if (!allowed.ok) return allowed;
+  }
+  if (ANYONE.has(path)) return ok(undefined);
+  const roles = WORKER_SERVICES.some((prefix) => path.startsWith(prefix)) ? ['swarm-worker', 'swarm-manager'] : ['swarm-manager'];
+  return authorizeRoles(authority, roles, caller);
+}
+
+export function authorizeRoles({ view, clusterId }: Authority, roles: readonly string[], caller: Caller): Result<void> {
   const { identity } = caller;
   if (identity === undefined) return refuse('no client certificates in request');
   if (!identity.roles.some((role) => roles.includes(role))) {
     return refuse(`Permission denied: remote certificate not part of OUs: [${roles.join(' ')}]`);
   }
-  const cluster = view.cluster();
+  const cluster = view?.cluster();
   if (cluster?.blacklistedCertificates.some(({ key }) => key === identity.nodeId) === true) {
     return refuse(`Permission denied: ${removedText(identity.nodeId)}`);
   }
-  if (cluster === undefined || identity.organization !== cluster.id) {
-    return refuse(`Permission denied: remote certificate not part of organization: ${cluster?.id ?? ''}`);
+  if (identity.organization !== clusterId) {
+    return refuse(`Permission denied: remote certificate not part of organization: ${clusterId}`);
   }
   return ok(undefined);
 }

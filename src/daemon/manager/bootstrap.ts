@@ -6,6 +6,7 @@ import { createAction } from '../../core/store/actions.js';
 import { durationFromNs } from '../../lib/time.js';
 import type { RandomBytes } from '../../lib/ids.js';
 import { newId } from '../../lib/ids.js';
+import { UNLOCK_SUBSYSTEM } from '../../model/cluster.js';
 import { toPairs } from '../../model/pairs.js';
 import {
   AnnotationsSchema, CAConfigSchema, CertificateSchema, ClusterSchema, ClusterSpecSchema, DispatcherConfigSchema, DriverSchema,
@@ -36,8 +37,10 @@ export interface BootstrapRequest {
   readonly heartbeatPeriodNs: bigint;
   readonly nodeCertExpiryNs: bigint;
   readonly snapshotInterval: bigint;
+  readonly keepOldSnapshots: bigint;
   readonly labels: Readonly<Record<string, string>>;
-  readonly autoLockManagers: boolean;
+  /** Locks the managers from the beginning. */
+  readonly unlockKey: Uint8Array | undefined;
 }
 
 export function bootstrapActions(request: BootstrapRequest, random: RandomBytes): StoreAction[] {
@@ -48,17 +51,20 @@ export function bootstrapActions(request: BootstrapRequest, random: RandomBytes)
       annotations: create(AnnotationsSchema, { name: 'default', labels: toPairs(request.labels) }),
       orchestration: create(OrchestrationConfigSchema, { taskHistoryRetentionLimit: request.taskHistoryLimit }),
       raft: create(RaftConfigSchema, {
-        snapshotInterval: request.snapshotInterval, keepOldSnapshots: 0n, logEntriesForSlowFollowers: 500n, heartbeatTick: 1, electionTick: 10,
+        snapshotInterval: request.snapshotInterval, keepOldSnapshots: request.keepOldSnapshots,
+        logEntriesForSlowFollowers: 500n, heartbeatTick: 1, electionTick: 10,
       }),
       dispatcher: create(DispatcherConfigSchema, { heartbeatPeriod: durationFromNs(request.heartbeatPeriodNs) }),
       caConfig: create(CAConfigSchema, { nodeCertExpiry: durationFromNs(request.nodeCertExpiryNs) }),
       taskDefaults: create(TaskDefaultsSchema, {}),
-      encryptionConfig: create(EncryptionConfigSchema, { autoLockManagers: request.autoLockManagers }),
+      encryptionConfig: create(EncryptionConfigSchema, { autoLockManagers: request.unlockKey !== undefined }),
     }),
     rootCa: create(RootCASchema, {
       caKey: Buffer.from(request.rootKey), caCert: Buffer.from(request.rootCert), caCertHash: request.rootHash,
       joinTokens: create(JoinTokensSchema, { worker: request.workerToken, manager: request.managerToken }),
     }),
+    unlockKeys: request.unlockKey === undefined ? []
+      : [create(EncryptionKeySchema, { subsystem: UNLOCK_SUBSYSTEM, key: request.unlockKey })],
     networkBootstrapKeys: keys.keys,
     encryptionKeyLamportClock: keys.clock,
     defaultAddressPool: [...request.defaultAddressPool],

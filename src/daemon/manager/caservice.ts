@@ -3,6 +3,7 @@
 
 import { clone, create } from '@bufbuild/protobuf';
 import { timingSafeEqual } from 'node:crypto';
+import { signerOf } from '../../core/ca/rotation.js';
 import { createAction, updateAction } from '../../core/store/actions.js';
 import type { ReadTx } from '../../core/store/view.js';
 import type { ChangeContext } from '../../api/backend.js';
@@ -10,6 +11,7 @@ import type { Caller, Handler } from '../../io/grpc/server.js';
 import { CERT_EXPIRY_DEFAULT_MS, signCsr } from '../../io/x509/certificates.js';
 import { AppFailure, fail, ok, unwrap, type ErrorCode } from '../../lib/result.js';
 import { durationMs } from '../../lib/time.js';
+import { unlockKeyOf } from '../../model/cluster.js';
 import {
   AnnotationsSchema, CertificateSchema, GetRootCACertificateResponseSchema, GetUnlockKeyResponseSchema,
   IssuanceStatus_State, IssueNodeCertificateResponseSchema, NodeCertificateStatusResponseSchema, NodeRole, NodeSchema,
@@ -33,7 +35,12 @@ export function caHandlers(manager: Manager): Record<string, Handler> {
   return {
     getRootCACertificate: async () =>
       create(GetRootCACertificateResponseSchema, { certificate: clusterOf(manager.view()).rootCa?.caCert ?? new Uint8Array() }),
-    getUnlockKey: async () => create(GetUnlockKeyResponseSchema, { version: clusterOf(manager.view()).meta?.version ?? create(VersionSchema) }),
+    getUnlockKey: async () => {
+      const cluster = clusterOf(manager.view());
+      return create(GetUnlockKeyResponseSchema, {
+        unlockKey: unlockKeyOf(cluster) ?? new Uint8Array(), version: cluster.meta?.version ?? create(VersionSchema),
+      });
+    },
   };
 }
 
@@ -70,7 +77,7 @@ async function issue(manager: Manager, request: IssueNodeCertificateRequest, cal
   if (request.csr.length === 0 || request.csr.length > CSR_BYTES_MAX) refuse('invalid_argument', 'rpc error: code = InvalidArgument desc = empty or oversized certificate signing request');
   const view = manager.view();
   const cluster = clusterOf(view);
-  if (authorizeRoles(view, ['swarm-worker', 'swarm-manager'], caller).ok && caller.identity !== undefined) {
+  if (authorizeRoles({ view, clusterId: cluster.id }, ['swarm-worker', 'swarm-manager'], caller).ok && caller.identity !== undefined) {
     const { nodeId } = caller.identity;
     const node = view.get('node', nodeId) ?? refuse('not_found', `node ${nodeId} not found when attempting to renew certificate`);
     const certificate = await sign(cluster, request.csr, nodeId, node.role);
@@ -85,9 +92,6 @@ async function issue(manager: Manager, request: IssueNodeCertificateRequest, cal
   }
   const role = roleOfToken(cluster, request.token);
   if (role === undefined) refuse('invalid_argument', 'A valid join token is necessary to join this cluster');
-  if (role === NodeRole.MANAGER) {
-    refuse('unimplemented', 'joining as a manager is not supported yet: join with the worker token (docker swarm join-token worker)');
-  }
   return enroll(manager, cluster, request, role);
 }
 
@@ -113,8 +117,10 @@ async function enroll(manager: Manager, cluster: Cluster, request: IssueNodeCert
 async function sign(cluster: Cluster, csr: Uint8Array, nodeId: string, role: NodeRole): Promise<Certificate> {
   const rootCa = cluster.rootCa;
   if (rootCa === undefined || rootCa.caKey.length === 0) refuse('aborted', 'CA signer is stopped');
-  const root = { certificate: Buffer.from(rootCa.caCert).toString(), key: Buffer.from(rootCa.caKey).toString() };
-  const pem = unwrap(await signCsr(root, {
+  const { certificate, key, intermediate } = signerOf(rootCa);
+  const pem = unwrap(await signCsr({
+    certificate: Buffer.from(certificate).toString(), key: Buffer.from(key).toString(), intermediate: Buffer.from(intermediate).toString(),
+  }, {
     csr: Buffer.from(csr).toString(),
     nodeId,
     organization: cluster.id,

@@ -1,83 +1,165 @@
-// Consensus: the shell around RaftNode and RaftLog. propose() resolves once the command is on disk, committed and
-// applied. One loop persists, then applies, then advances; proposals made meanwhile share the next sync.
+// Consensus: the shell around RaftNode, RaftLog and the way to the other managers. One loop persists, then sends, then
+// applies, then advances; what comes in meanwhile shares the next turn.
 
+import { randomBytes } from 'node:crypto';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
-import { assert } from '../../lib/assert.js';
-import { fail, type Result } from '../../lib/result.js';
-import { Signal } from '../../lib/signal.js';
-import { timestampMs } from '../../lib/time.js';
+import type { Logger } from 'pino';
+import { decodeConfChange } from '../../core/raft/confchange.js';
 import { RaftNode } from '../../core/raft/raft.js';
+import type { ConfChange, Entry, HardState, Message, RaftStatus, Ready, Snapshot } from '../../core/raft/types.js';
 import { COMMAND_BYTES_MAX } from '../../core/store/batches.js';
-import type { Applied } from '../../core/store/store.js';
-import { Store } from '../../core/store/store.js';
+import { Store, type Applied } from '../../core/store/store.js';
 import type { StoreEvent } from '../../core/store/view.js';
 import { RaftLog } from '../../io/raftlog/raftlog.js';
-import { CommandSchema, SnapshotFileSchema, StoreStateSchema, type Command } from '../../model/proto/skein_pb.js';
+import { RaftPeers } from '../../io/raftpeers/peers.js';
+import type { Credentials, ManagerClient } from '../../io/grpc/client.js';
+import { assert } from '../../lib/assert.js';
+import type { Result } from '../../lib/result.js';
+import { Signal } from '../../lib/signal.js';
+import { timestampMs } from '../../lib/time.js';
+import { CommandSchema, SnapshotFileSchema, StoreStateSchema, type Command, type SnapshotFile } from '../../model/proto/skein_pb.js';
+import type { RaftMember } from '../../model/proto/swarmkit_pb.js';
+import { Members, memberContext } from './members.js';
+import { TICK_MS, startOf } from './raftstart.js';
+import { Reads } from './reads.js';
+import { Proposals } from './proposals.js';
 
-/** Proposals waiting for their commit; more are refused at once. */
-const WAITING_MAX = 10_000;
 const SNAPSHOT_INTERVAL_DEFAULT = 10_000n;
+/** SwarmKit's LogEntriesForSlowFollowers. */
+const ENTRIES_KEPT_DEFAULT = 500n;
+const BARRIER_TIMEOUT_MS = 5000;
+/** Turns of the loop that a change of the data key waits for a quiet one. */
+const REKEY_TURNS = 100;
 
 export type EventListener = (events: readonly StoreEvent[], nowMs: number) => void;
+
+export interface ConsensusOptions {
+  readonly directory: string;
+  readonly dek: Uint8Array;
+  /** The key that is about to take its place. */
+  readonly pendingDek?: Uint8Array | undefined;
+  readonly raftId: bigint;
+  readonly nodeId: string;
+  /** Where the other managers reach this one, "ip:port". */
+  readonly advertiseAddr: string;
+  /** This manager began the group, alone; others learn the group from its log. */
+  readonly founder: boolean;
+  /** Managers known from joining, until the log tells. */
+  readonly seeds: readonly RaftMember[];
+  readonly credentials: () => Credentials;
+  readonly logger: Logger;
+  /** What ends the loop: a disk that fails, or a bug. */
+  readonly onCrash: (error: unknown) => void;
+}
 
 export class Consensus {
   readonly store: Store;
   readonly raftId: bigint;
+  readonly members: Members;
   /** Of an unfinished last write, cut off when the log was opened: nobody was told that it had been done. */
   readonly tornBytes: number;
+  private readonly options: ConsensusOptions;
   private readonly raft: RaftNode;
   private readonly log: RaftLog;
+  private readonly peers: RaftPeers;
   private readonly wake = new Signal();
-  private readonly waiters = new Map<string, (result: Result<Applied>) => void>();
+  private readonly proposals: Proposals;
+  private readonly reads: Reads;
   private readonly listeners = new Set<EventListener>();
+  private readonly leadershipListeners = new Set<(leading: boolean) => void>();
+  private readonly startCommit: bigint;
+  private hard: HardState;
+  private applied: { index: bigint; term: bigint };
   private snapshotIndex: bigint;
   private stopped = false;
+  private ticker: NodeJS.Timeout | undefined;
+  private rekeying: { readonly dek: Uint8Array; readonly done: (oldKeyNeeded: boolean) => void; turns: number } | undefined;
+  /** The log alone does not tell a newcomer who is in the group. */
+  private snapshotWanted = false;
   private loop: Promise<void> | undefined;
 
-  private constructor(raft: RaftNode, log: RaftLog, store: Store, snapshotIndex: bigint, tornBytes: number) {
-    this.tornBytes = tornBytes;
-    this.raft = raft;
-    this.raftId = raft.id;
+  private constructor(options: ConsensusOptions, log: RaftLog, loaded: Awaited<ReturnType<RaftLog['load']>>) {
+    const { snapshot, hardState, tornBytes } = loaded;
+    const { raftId } = options;
+    this.options = options;
     this.log = log;
-    this.store = store;
-    this.snapshotIndex = snapshotIndex;
-  }
-
-  /** Opens the log; what was committed is applied once the loop runs. `onCrash` gets what ends the loop. */
-  static async open(directory: string, dek: Uint8Array, raftId: bigint): Promise<Consensus> {
-    const log = new RaftLog(directory, dek);
-    const loaded = await log.load();
-    const store = new Store();
-    if (loaded.snapshot !== undefined) store.restore(fromBinary(StoreStateSchema, loaded.snapshot.data));
-    const raft = new RaftNode({
-      id: raftId,
-      hardState: loaded.hardState,
-      confState: { voters: [raftId] },
-      snapshotIndex: loaded.snapshot?.index ?? 0n,
-      snapshotTerm: loaded.snapshot?.term ?? 0n,
-      entries: loaded.entries,
+    this.raftId = raftId;
+    this.tornBytes = tornBytes;
+    this.hard = hardState;
+    this.store = new Store();
+    if (snapshot !== undefined) this.store.restore(fromBinary(StoreStateSchema, snapshot.data));
+    this.snapshotIndex = snapshot?.index ?? 0n;
+    this.applied = { index: this.snapshotIndex, term: snapshot?.term ?? 0n };
+    this.startCommit = hardState.commit;
+    this.members = new Members(snapshot?.members.length ? snapshot.members : options.seeds);
+    this.raft = new RaftNode(startOf(raftId, options.founder, loaded));
+    this.proposals = new Proposals({
+      here: (data) => this.proposeFor(data),
+      leaderClient: () => this.leaderClient(),
+      leading: () => this.leading,
+      onLeadership: (listener) => this.onLeadership(listener),
     });
-    return new Consensus(raft, log, store, loaded.snapshot?.index ?? 0n, loaded.tornBytes);
+    this.reads = new Reads((context) => {
+      this.raft.readIndex(context);
+      this.wake.raise();
+    }, BARRIER_TIMEOUT_MS, BigInt(randomBytes(6).readUIntBE(0, 6)));
+    this.peers = new RaftPeers({
+      credentials: options.credentials,
+      readSnapshot: () => this.readSnapshot(),
+      onUnreachable: (member) => this.raft.reportUnreachable(member),
+      onSnapshotSent: (member, ok) => {
+        this.raft.reportSnapshot(member, ok);
+        this.wake.raise();
+      },
+      onBug: options.onCrash,
+    });
   }
 
-  /** Runs until close(); rejects when the disk fails. Resolves `ready` after everything on disk was applied. */
-  start(onCrash: (error: unknown) => void): Promise<void> {
-    this.raft.tick();
-    const target = this.raft.status.last;
-    const applied = new Promise<void>((resolve) => {
+  static async open(options: ConsensusOptions): Promise<Consensus> {
+    const log = new RaftLog(options.directory, options.dek, options.pendingDek);
+    return new Consensus(options, log, await log.load());
+  }
+
+  /** Runs until close(). Resolves once everything that is known to be committed was applied; alone, everything on disk. */
+  start(): Promise<void> {
+    const { confState, last } = this.raft.status;
+    const alone = confState.voters.length === 1 && confState.voters[0] === this.raftId;
+    if (alone) this.raft.campaign();
+    const target = alone ? last : this.startCommit;
+    this.setPeers();
+    this.ticker = setInterval(() => {
+      this.raft.tick();
+      this.wake.raise();
+    }, TICK_MS);
+    this.loop = this.run();
+    this.loop.catch(this.options.onCrash);
+    return new Promise((resolve) => {
       const check = (): void => {
-        if (this.raft.status.commit >= target && !this.raft.hasReady()) resolve();
-        else setImmediate(check);
+        if (this.stopped || this.applied.index >= target) resolve();
+        else setTimeout(check, 1);
       };
       check();
     });
-    this.loop = this.run();
-    this.loop.catch(onCrash);
-    return applied;
   }
 
-  get status(): { readonly term: bigint; readonly commit: bigint; readonly leader: boolean } {
-    return { term: this.raft.status.term, commit: this.raft.status.commit, leader: this.raft.leader };
+  get status(): RaftStatus {
+    return this.raft.status;
+  }
+
+  get leading(): boolean {
+    return this.raft.status.role === 'leader';
+  }
+
+  /** The leader as far as this manager knows; undefined while there is none. */
+  leader(): RaftMember | undefined {
+    const { leader } = this.raft.status;
+    return leader === 0n ? undefined : this.members.get(leader);
+  }
+
+  /** To the manager that leads, when that is another one. */
+  leaderClient(): ManagerClient | undefined {
+    const { leader } = this.raft.status;
+    return leader === 0n || leader === this.raftId ? undefined : this.peers.client(leader);
   }
 
   onEvents(listener: EventListener): () => void {
@@ -85,46 +167,165 @@ export class Consensus {
     return () => this.listeners.delete(listener);
   }
 
+  /** Called with true when this manager begins to lead, with false when it ends. */
+  onLeadership(listener: (leading: boolean) => void): () => void {
+    this.leadershipListeners.add(listener);
+    return () => this.leadershipListeners.delete(listener);
+  }
+
+  /** From another manager. */
+  step(message: Message): void {
+    if (this.stopped || message.to !== this.raftId) return;
+    this.raft.step(message);
+    this.wake.raise();
+  }
+
+  /** The connection from another manager ended. */
+  suspect(member: bigint): void {
+    if (this.stopped) return;
+    this.raft.suspect(member);
+    this.wake.raise();
+  }
+
+  /** True once this replica has everything that was committed when it was called; false without a leader. */
+  barrier(): Promise<boolean> {
+    return this.stopped ? Promise.resolve(false) : this.reads.barrier();
+  }
+
+  /** On any manager; resolves once the command was applied on this replica, or refused there. */
   propose(command: Command): Promise<Result<Applied>> {
-    const data = toBinary(CommandSchema, command);
-    if (data.length > COMMAND_BYTES_MAX) {
-      return Promise.resolve(fail('invalid_argument', `raft: raft message is too large and can't be sent (${data.length} bytes)`));
-    }
-    if (this.stopped) return Promise.resolve(fail('unavailable', 'this manager is stopping'));
-    if (this.waiters.size >= WAITING_MAX) {
-      return Promise.resolve(fail('resource_exhausted', 'too many changes are waiting to be committed: try again'));
-    }
+    return this.proposals.propose(command);
+  }
+
+  /** As long as this manager leads; refused when it does not, or not any more. What was taken may still be applied. */
+  proposeAsLeader(command: Command): Promise<Result<Applied>> {
+    return this.proposals.proposeAsLeader(command);
+  }
+
+  /** Leader only: asks for a change of the group; whether it was made is seen in `status` and `members`. */
+  proposeChange(kind: ConfChange['kind'], member: RaftMember): void {
+    const context = memberContext(member.raftId, member.nodeId, member.addr);
+    const proposed = this.raft.proposeConfChange({ kind, member: member.raftId, context });
+    if (!proposed.ok && proposed.refusal === 'snapshotNeeded') this.snapshotWanted = true;
+    this.wake.raise();
+  }
+
+  /** Leader only: hands over; does not wait for it. */
+  transferLeader(member: bigint): void {
+    this.raft.transferLeader(member);
+    this.wake.raise();
+  }
+
+  /** Another manager's proposal; false when this one does not lead. */
+  proposeFor(data: Uint8Array): boolean {
+    if (this.stopped || data.length > COMMAND_BYTES_MAX) return false;
+    const taken = this.raft.propose(data).ok;
+    this.wake.raise();
+    return taken;
+  }
+
+  /** New certificates are used from now on. */
+  reconnect(): void {
+    this.peers.reconnect();
+  }
+
+  /**
+   * Seals the log with another data key. Resolves with whether the one before is still needed: what is not committed yet
+   * is in no snapshot.
+   */
+  rekey(dek: Uint8Array): Promise<boolean> {
+    if (this.stopped) return Promise.resolve(true);
     return new Promise((resolve) => {
-      this.waiters.set(command.id, resolve);
-      this.raft.propose(data);
+      this.rekeying = { dek, done: resolve, turns: 0 };
       this.wake.raise();
     });
   }
 
   async close(): Promise<void> {
+    if (this.stopped) return;
     this.stopped = true;
+    clearInterval(this.ticker);
     this.wake.raise();
-    await this.loop;
+    await this.loop?.catch(() => undefined); // onCrash has it.
+    this.rekeying?.done(true);
+    this.peers.close();
+    this.reads.close();
+    this.proposals.close();
     await this.log.close();
-    for (const resolve of this.waiters.values()) resolve(fail('unavailable', 'this manager is stopping'));
-    this.waiters.clear();
   }
 
   private async run(): Promise<void> {
     while (!this.stopped) {
+      await this.maybeChangeKey();
+      if (this.snapshotWanted) await this.maybeSnapshot();
       if (!this.raft.hasReady()) {
         await this.wake.wait();
         continue;
       }
       const ready = this.raft.ready();
-      if (ready.mustSync) await this.log.append(ready.hardState, ready.entries);
-      for (const entry of ready.committed) this.apply(entry.index, entry.data);
+      await this.persist(ready);
+      this.peers.send(ready.messages);
+      if (ready.snapshot !== undefined) this.restore(ready.snapshot);
+      for (const entry of ready.committed) this.apply(entry);
+      for (const { context, index } of ready.readStates) this.reads.confirmed(context, index, this.applied.index);
       this.raft.advance();
+      this.reads.applied(this.applied.index);
+      if (ready.softState !== undefined) {
+        this.tellLeadership(ready.softState.role === 'leader');
+        this.proposals.leaderChanged();
+      }
       await this.maybeSnapshot();
+    }
+    if (this.wasLeading) this.tellLeadership(false);
+  }
+
+  private wasLeading = false;
+
+  private tellLeadership(leading: boolean): void {
+    if (leading === this.wasLeading) return;
+    this.wasLeading = leading;
+    for (const listener of this.leadershipListeners) listener(leading);
+  }
+
+  private async persist(ready: Ready): Promise<void> {
+    this.hard = ready.hardState ?? this.hard;
+    if (ready.snapshot !== undefined) {
+      await this.log.installSnapshot(fromBinary(SnapshotFileSchema, ready.snapshot.data), this.hard);
+      if (ready.entries.length > 0) await this.log.append(ready.hardState, ready.entries);
+    } else if (ready.mustSync) {
+      await this.log.append(ready.hardState, ready.entries);
     }
   }
 
-  private apply(index: bigint, data: Uint8Array): void {
+  private restore({ index, term, data }: Snapshot): void {
+    const file = fromBinary(SnapshotFileSchema, data);
+    const before = this.store.list('node');
+    this.store.restore(fromBinary(StoreStateSchema, file.data));
+    this.members.replace(file.members);
+    this.applied = { index, term };
+    this.snapshotIndex = index;
+    this.setPeers();
+    // Whoever follows the store looks at it again as a whole: nodes and the cluster concern every listener.
+    const gone = before.filter(({ id }) => this.store.get('node', id) === undefined);
+    const events: StoreEvent[] = [
+      ...this.store.list('cluster').map((object): StoreEvent => ({ kind: 'cluster', action: 'update', object, old: object })),
+      ...this.store.list('node').map((object): StoreEvent => ({ kind: 'node', action: 'update', object, old: object })),
+      ...gone.map((object): StoreEvent => ({ kind: 'node', action: 'remove', object, old: object })),
+    ];
+    for (const listener of this.listeners) listener(events, Date.now());
+  }
+
+  private apply(entry: Entry): void {
+    const { index, term, kind, data } = entry;
+    this.applied = { index, term };
+    if (kind === 'confChange') {
+      this.raft.applyConfChange(entry);
+      const change = decodeConfChange(data);
+      if (change === undefined) return;
+      this.members.apply(change);
+      this.setPeers();
+      return;
+    }
     if (data.length === 0) return;
     const command = fromBinary(CommandSchema, data);
     const result = this.store.apply(index, command);
@@ -132,24 +333,54 @@ export class Consensus {
       const nowMs = timestampMs(command.time);
       for (const listener of this.listeners) listener(result.value.events, nowMs);
     }
-    const resolve = this.waiters.get(command.id);
-    if (resolve !== undefined) {
-      this.waiters.delete(command.id);
-      resolve(result);
-    }
+    this.proposals.applied(command.id, result);
+  }
+
+  private setPeers(): void {
+    const others = this.members.list().filter(({ raftId }) => raftId !== this.raftId);
+    this.peers.setMembers(new Map(others.map(({ raftId, addr }) => [raftId, addr])));
+  }
+
+  private snapshotFile(): SnapshotFile {
+    const { confState } = this.raft.status;
+    return create(SnapshotFileSchema, {
+      ...this.applied, voters: [...confState.voters], learners: [...confState.learners], members: this.members.list(),
+      data: toBinary(StoreStateSchema, this.store.snapshot()),
+    });
+  }
+
+  /** For a follower that is too far behind. Of now: an older one on disk would only be followed by more entries. */
+  private async readSnapshot(): Promise<Uint8Array> {
+    return toBinary(SnapshotFileSchema, this.snapshotFile());
+  }
+
+  /** At a quiet moment if one comes: what is on disk and not applied yet keeps the old key needed. */
+  private async maybeChangeKey(): Promise<void> {
+    if (this.rekeying === undefined || (this.raft.hasReady() && ++this.rekeying.turns < REKEY_TURNS)) return;
+    const { dek, done } = this.rekeying;
+    this.rekeying = undefined;
+    await this.log.rekey(dek);
+    if (this.log.oldKeyNeeded && this.applied.index > 0n) await this.snapshot();
+    done(this.log.oldKeyNeeded);
   }
 
   private async maybeSnapshot(): Promise<void> {
-    const configured = this.store.cluster()?.spec?.raft?.snapshotInterval ?? 0n;
-    const interval = configured > 0n ? configured : SNAPSHOT_INTERVAL_DEFAULT;
-    const index = this.store.index;
-    if (index - this.snapshotIndex < interval) return;
-    const { term, commit } = this.raft.status;
+    const interval = this.store.cluster()?.spec?.raft?.snapshotInterval || SNAPSHOT_INTERVAL_DEFAULT;
+    const due = this.applied.index - this.snapshotIndex >= interval;
+    if (due || (this.snapshotWanted && this.applied.index > this.snapshotIndex)) await this.snapshot();
+  }
+
+  /** Of everything applied. */
+  private async snapshot(): Promise<void> {
+    this.snapshotWanted = false;
+    const { index, term } = this.applied;
+    const { confState, commit } = this.raft.status;
     assert(index <= commit, 'a snapshot of what is committed');
-    await this.log.saveSnapshot(
-      create(SnapshotFileSchema, { index, term, voters: [this.raftId], data: toBinary(StoreStateSchema, this.store.snapshot()) }),
-      { term, vote: this.raftId, commit: index },
-    );
+    const spec = this.store.cluster()?.spec?.raft;
+    const hard = { ...this.hard, commit: index > this.hard.commit ? index : this.hard.commit };
+    await this.log.saveSnapshot(this.snapshotFile(), hard, Number(spec?.keepOldSnapshots ?? 0n));
+    const kept = spec?.logEntriesForSlowFollowers || ENTRIES_KEPT_DEFAULT;
+    this.raft.compact({ index, term, confState }, index > kept ? index - kept : 0n);
     this.snapshotIndex = index;
   }
 }

@@ -41,7 +41,10 @@ export function dispatcherHandlers(manager: Manager): Record<string, Handler> {
       const nodeId = nodeIdOf(caller);
       const periodMs = manager.periodMs();
       check(manager.sessions.heartbeat(nodeId, request.sessionId, Date.now(), periodMs));
-      return create(HeartbeatResponseSchema, { period: durationFromMs(periodMs + jitter()) });
+      manager.liveness.agentHeard(nodeId);
+      // A node of ours is heard more often than it is waited for; a stock engine as often as the user set.
+      const next = manager.liveness.heartbeatMs(nodeId) ?? periodMs + jitter();
+      return create(HeartbeatResponseSchema, { period: durationFromMs(next) });
     },
     assignments: async (request: AssignmentsRequest, caller: Caller, out: Outgoing<AssignmentsMessage>) => assignments(manager, request, caller, out),
     updateTaskStatus: async (request: UpdateTaskStatusRequest, caller: Caller) => {
@@ -103,6 +106,7 @@ async function session(manager: Manager, request: SessionRequest, caller: Caller
   unwrap(await manager.commit((view) => ok({ actions: nodeReady(view, nodeId, request.description, caller.address), value: undefined })));
   // Too late to refuse: the networks are there. Their tasks on this node cannot reach what the node needs itself.
   for (const problem of networksOver(manager.view(), nodeId)) manager.logger.warn({ nodeId }, `the node's addresses are taken: ${problem}`);
+  manager.liveness.agentCame(nodeId, request.sessionId !== '');
   manager.nudge();
   let sent: string | undefined;
   const concerns = (event: StoreEvent): boolean => event.kind === 'cluster' || event.kind === 'node';

@@ -6,17 +6,14 @@ import type { Handler } from '../../io/grpc/server.js';
 import {
   HealthCheckResponseSchema, HealthCheckResponse_ServingStatus, type HealthCheckRequest,
 } from '../../model/proto/swarmkit_pb.js';
-import type { Manager } from './manager.js';
 
 const SERVICES = ['', 'Raft'];
 
-export function healthHandlers(manager: Manager): Record<string, Handler> {
+export function healthHandlers(): Record<string, Handler> {
   return {
     check: async (request: HealthCheckRequest) => {
       if (!SERVICES.includes(request.service)) throw new AppFailure({ code: 'not_found', message: 'unknown service' });
-      return create(HealthCheckResponseSchema, {
-        status: manager.consensus.status.leader ? HealthCheckResponse_ServingStatus.SERVING : HealthCheckResponse_ServingStatus.NOT_SERVING,
-      });
+      return create(HealthCheckResponseSchema, { status: HealthCheckResponse_ServingStatus.SERVING });
     },
   };
 }

@@ -1,25 +1,37 @@
-// Manager: the leader's loop over the replicated store, and what the API and the node protocol need of it.
-// Every decision is made by pure core functions on the current state and becomes a Command; this file only gives them
-// time, randomness and their turn.
+// Manager: one manager's view of the replicated store, and what the API and the node protocol need of it; while it leads,
+// the loop of all decisions. Those are made by pure core functions on the current state and become Commands; this file
+// only gives them time, randomness and their turn. What only the leader knows (sessions, acknowledgements) begins anew
+// with each term.
 
 import { randomBytes } from 'node:crypto';
 import { create } from '@bufbuild/protobuf';
 import type { Logger } from 'pino';
 import { allocate } from '../../core/allocator/allocator.js';
-import { Sessions, HEARTBEAT_DEFAULT_MS } from '../../core/dispatcher/sessions.js';
+import { Sessions, heartbeatMs } from '../../core/dispatcher/sessions.js';
 import { orchestrate } from '../../core/orchestrator/orchestrator.js';
 import { schedule } from '../../core/scheduler/scheduler.js';
 import type { Acknowledgements } from '../../core/store/soft.js';
-import type { ReadTx } from '../../core/store/view.js';
+import type { ReadTx, StoreEvent } from '../../core/store/view.js';
+import type { Applied } from '../../core/store/store.js';
 import { newId } from '../../lib/ids.js';
-import { fail, ok, type Result } from '../../lib/result.js';
+import type { ManagerClient } from '../../io/grpc/client.js';
+import { toAppError } from '../../io/grpc/service.js';
+import { AppFailure, fail, ok, type Result } from '../../lib/result.js';
 import { Signal } from '../../lib/signal.js';
-import { durationMs, timestampFromMs } from '../../lib/time.js';
-import type { ChangeContext, ManagerBackend } from '../../api/backend.js';
-import type { LogMessage, LogSelector, LogSubscriptionOptions, Node, StoreAction, Task } from '../../model/proto/swarmkit_pb.js';
-import { CommandSchema } from '../../model/proto/skein_pb.js';
+import { timestampFromMs } from '../../lib/time.js';
+import type { ChangeContext, ManagerBackend, SwarmUpdate } from '../../api/backend.js';
+import {
+  SubscribeLogsRequestSchema, type LogMessage, type LogSelector, type LogSubscriptionOptions, type Node, type StoreAction,
+  type SubscribeLogsMessage, type Task,
+} from '../../model/proto/swarmkit_pb.js';
+import { CommandSchema, ManagerGroup, type Command } from '../../model/proto/skein_pb.js';
 import type { Consensus, EventListener } from './consensus.js';
+import { updateSwarm } from './clusterupdate.js';
+import { NO_LEADER } from './proposals.js';
+import { GroupKeeper } from './groupkeeper.js';
+import { Liveness } from './liveness.js';
 import { LogBroker } from './logbroker.js';
+import { RootRotationStage } from './rotation.js';
 import { expireNodes, nodesUnknown } from '../../core/dispatcher/nodes.js';
 import { Stages, isRace } from './stages.js';
 
@@ -27,50 +39,107 @@ const COMMIT_TRIES = 20;
 /** Commands that one request may become. */
 const PARTS_MAX = 1000;
 
+export interface ManagerIdentity {
+  readonly nodeId: string;
+  /** "ip:port" */
+  readonly advertiseAddr: string;
+}
+
 export class Manager implements ManagerBackend {
   readonly consensus: Consensus;
-  readonly sessions = new Sessions();
+  sessions = new Sessions();
   readonly acked = new Map<string, bigint>();
   /** Tasks stopped before every node had acknowledged their removal. */
   drainTimeouts = 0;
   /** Nodes that announced an address they cannot have. */
   dataPathsRefused = 0;
+  /** Resolves once this node follows the swarm's settings that concern its own keys. */
+  settled: () => Promise<void> = async () => undefined;
   readonly broker: LogBroker;
+  readonly liveness: Liveness;
   readonly logger: Logger;
   readonly stages: Stages;
+  private readonly identity: ManagerIdentity;
+  private readonly root: RootRotationStage;
   private readonly dirty = new Signal();
   private timer: NodeJS.Timeout | undefined;
   private stopped = false;
-  private loop: Promise<void> | undefined;
-  private unsubscribe: (() => void) | undefined;
+  /** Of the term that is beginning or runs. */
+  private ending: AbortController | undefined;
+  /** While this manager leads and knows all that was decided before. */
+  private leadership: AbortSignal | undefined;
+  private loop: Promise<void> = Promise.resolve();
+  private readonly unsubscribe: (() => void)[] = [];
+  /** Why nodes were lost, until it is written. */
+  private readonly lost = new Map<string, string>();
 
-  constructor(consensus: Consensus, logger: Logger) {
+  constructor(consensus: Consensus, logger: Logger, identity: ManagerIdentity) {
     this.consensus = consensus;
     this.logger = logger;
+    this.identity = identity;
     this.broker = new LogBroker(() => this.view());
-    this.stages = new Stages((actions, nowMs) => this.propose(actions, nowMs), logger);
+    this.liveness = new Liveness({
+      view: () => this.view(), periodMs: () => this.periodMs(), raftId: consensus.raftId, logger,
+      onLost: (nodeId, reason) => {
+        this.lost.set(nodeId, reason);
+        this.sessions.lose(nodeId, Date.now());
+        this.dirty.raise();
+      },
+    });
+    this.root = new RootRotationStage(logger);
+    this.stages = new Stages((actions, nowMs) => this.proposeInTerm(actions, nowMs), logger);
   }
 
   start(onCrash: (error: unknown) => void): void {
-    this.unsubscribe = this.consensus.onEvents((events) => {
-      for (const event of events) {
-        if (event.kind === 'node' && event.action === 'remove') this.forget(event.object.id);
-        if (event.kind === 'node' && event.action !== 'remove') this.tellDataPath(event.object, event.old);
-        if (event.kind === 'task' && event.object.drainState?.timedOut === true && event.old?.drainState?.timedOut === false) this.drainTimedOut(event.object);
-      }
+    this.unsubscribe.push(this.consensus.onEvents((events) => {
+      if (this.leadership !== undefined) this.observe(events);
       this.dirty.raise();
-    });
-    this.loop = this.run();
-    this.loop.catch(onCrash);
-    this.dirty.raise();
+    }));
+    const changed = (leading: boolean): void => {
+      this.endTerm();
+      if (!leading) return;
+      const term = new AbortController();
+      this.ending = term;
+      this.loop = this.loop.then(() => this.lead(term.signal));
+      this.loop.catch(onCrash);
+    };
+    this.unsubscribe.push(this.consensus.onLeadership(changed));
+    if (this.consensus.leading) changed(true);
   }
 
   async close(): Promise<void> {
     this.stopped = true;
-    this.unsubscribe?.();
-    clearTimeout(this.timer);
-    this.dirty.raise();
+    for (const unsubscribe of this.unsubscribe) unsubscribe();
+    this.endTerm();
     await this.loop;
+  }
+
+  /** Set while this manager leads and may answer for the swarm; aborted when that ends. */
+  term(): AbortSignal | undefined {
+    return this.leadership;
+  }
+
+  /** The state as of now: all that was committed before the call. Without a leader, what this manager knows. */
+  async fresh(): Promise<void> {
+    if (this.consensus.leader() !== undefined) await this.consensus.barrier();
+  }
+
+  private endTerm(): void {
+    this.leadership = undefined;
+    this.ending?.abort();
+    this.ending = undefined;
+    clearTimeout(this.timer);
+    this.liveness.stop();
+    this.dirty.raise();
+  }
+
+  private observe(events: readonly StoreEvent[]): void {
+    for (const event of events) {
+      if (event.kind === 'node' && event.action === 'remove') this.forget(event.object.id);
+      if (event.kind === 'node' && event.action !== 'remove') this.tellDataPath(event.object, event.old);
+      if (event.kind === 'task' && event.object.drainState?.timedOut === true
+        && event.old?.drainState?.timedOut === false) this.drainTimedOut(event.object);
+    }
   }
 
   view(): ReadTx {
@@ -82,8 +151,7 @@ export class Manager implements ManagerBackend {
   }
 
   periodMs(): number {
-    const period = this.view().cluster()?.spec?.dispatcher?.heartbeatPeriod;
-    return period === undefined ? HEARTBEAT_DEFAULT_MS : durationMs(period) || HEARTBEAT_DEFAULT_MS;
+    return heartbeatMs(this.view().cluster()?.spec?.dispatcher?.heartbeatPeriod);
   }
 
   onEvents(listener: EventListener): () => void {
@@ -116,6 +184,7 @@ export class Manager implements ManagerBackend {
   /** The node left, or was removed from, the swarm. */
   forget(nodeId: string): void {
     this.sessions.forget(nodeId);
+    this.liveness.forget(nodeId);
     this.acked.delete(nodeId);
   }
 
@@ -154,43 +223,101 @@ export class Manager implements ManagerBackend {
     return fail('aborted', `${what}: the objects kept changing`);
   }
 
+  async updateSwarm(request: SwarmUpdate): Promise<Result<void>> {
+    const updated = await updateSwarm(this, request);
+    await this.settled();
+    return updated;
+  }
+
   async *logs(selector: LogSelector, options: LogSubscriptionOptions, signal: AbortSignal): AsyncIterable<LogMessage> {
-    yield* this.broker.subscribe(selector, options, signal);
-  }
-
-  private async propose(actions: readonly StoreAction[], nowMs: number) {
-    return this.consensus.propose(create(CommandSchema, {
-      id: newId(randomBytes), time: timestampFromMs(nowMs), actions: [...actions],
-    }));
-  }
-
-  private async run(): Promise<void> {
-    this.report('nodes of unknown state', await this.commitParts('nodes of unknown state', (view) => nodesUnknown(view)));
-    for (const node of this.view().list('node')) this.sessions.expect(node.id, Date.now(), this.periodMs());
-    while (!this.stopped) {
-      await this.dirty.wait();
-      await this.reconcile();
+    if (this.consensus.leading) {
+      yield* this.broker.subscribe(selector, options, signal);
+      return;
+    }
+    const client = this.leaderClient();
+    if (client === undefined) throw new AppFailure({ code: 'unavailable', message: NO_LEADER });
+    const stream = client.serverStream(ManagerGroup.method.subscribeLogs, create(SubscribeLogsRequestSchema, { selector, options }));
+    const end = (): void => stream.cancel();
+    stream.on('error', () => undefined); // It surfaces where the stream is read.
+    signal.addEventListener('abort', end, { once: true });
+    try {
+      for await (const { messages } of stream as AsyncIterable<SubscribeLogsMessage>) yield* messages;
+    } catch (error) {
+      if (!signal.aborted) throw new AppFailure(toAppError(error));
+    } finally {
+      signal.removeEventListener('abort', end);
+      stream.cancel();
     }
   }
 
+  /** To the manager that leads, when that is another one. */
+  leaderClient(): ManagerClient | undefined {
+    return this.consensus.leaderClient();
+  }
+
+  private command(actions: readonly StoreAction[], nowMs: number): Command {
+    return create(CommandSchema, { id: newId(randomBytes), time: timestampFromMs(nowMs), actions: [...actions] });
+  }
+
+  private propose(actions: readonly StoreAction[], nowMs: number): Promise<Result<Applied>> {
+    return this.consensus.propose(this.command(actions, nowMs));
+  }
+
+  /** A decision of the leader: it counts only while this manager still leads. */
+  private proposeInTerm(actions: readonly StoreAction[], nowMs: number): Promise<Result<Applied>> {
+    return this.consensus.proposeAsLeader(this.command(actions, nowMs));
+  }
+
+  private async lead(term: AbortSignal): Promise<void> {
+    // What was decided before comes first.
+    while (!term.aborted && !await this.consensus.barrier());
+    if (term.aborted) return;
+    this.sessions = new Sessions();
+    this.acked.clear();
+    this.report('nodes of unknown state', await this.commitParts('nodes of unknown state', (view) => nodesUnknown(view)));
+    for (const node of this.view().list('node')) this.sessions.expect(node.id, Date.now(), this.periodMs());
+    if (term.aborted) return;
+    this.leadership = term;
+    this.lost.clear();
+    const listening = this.liveness.start();
+    const keeper = new GroupKeeper({
+      consensus: this.consensus, logger: this.logger, ...this.identity,
+      commit: (build) => this.commit((view) => ok({ actions: build(view), value: undefined })),
+    });
+    const keeping = keeper.run(term);
+    this.dirty.raise();
+    while (!term.aborted) {
+      await this.dirty.wait();
+      if (!term.aborted) await this.reconcile(term);
+    }
+    await Promise.all([keeping, listening]);
+  }
+
   /** One pass of every stage, in the order a task goes through them. Comes again while there is something to do. */
-  private async reconcile(): Promise<void> {
+  private async reconcile(term: AbortSignal): Promise<void> {
     const nowMs = Date.now();
     let changed = false;
     const stage = async (name: string, actions: readonly StoreAction[]): Promise<void> => {
-      if (!this.stopped && await this.stages.run(name, actions, nowMs)) changed = true;
+      if (!term.aborted && await this.stages.run(name, actions, nowMs)) changed = true;
     };
     const expired = this.sessions.expire(nowMs);
     for (const nodeId of expired) this.acked.delete(nodeId);
     // Each is named once only: a race must not leave it up for good.
-    if (expired.length > 0) this.report('expired nodes', await this.commitParts('expired nodes', (view) => expireNodes(view, expired, nowMs)));
+    if (expired.length > 0) {
+      const reasons = new Map(this.lost);
+      this.lost.clear();
+      this.report('expired nodes', await this.commitParts('expired nodes', (view) => expireNodes(view, expired, nowMs, reasons)));
+    }
     const outcome = orchestrate({ view: this.view(), soft: this.soft(), nowMs, newId: () => newId(randomBytes) });
     await stage('orchestrator', outcome.actions);
     await stage('allocator', allocate({ view: this.view(), soft: this.soft(), nowMs }));
     await stage('scheduler', schedule({ view: this.view(), soft: this.soft(), nowMs }));
+    const root = this.root.decide(this.view(), nowMs);
+    await stage('root CA', root.actions);
     if (changed) this.dirty.raise();
     const retryMs = this.stages.endPass();
-    this.arm(retryMs === undefined ? outcome.wakeMs : Math.min(outcome.wakeMs ?? Infinity, Date.now() + retryMs));
+    if (!term.aborted) this.arm(Math.min(outcome.wakeMs ?? Infinity, root.wakeMs ?? Infinity, retryMs === undefined ? Infinity
+      : Date.now() + retryMs));
   }
 
   private report(what: string, done: Result<void>): void {

@@ -105,6 +105,7 @@ export class Worker {
     });
   }
 
+  /** Takes up what runs on this machine. */
   async start(): Promise<void> {
     const { options } = this;
     await this.describe();
@@ -125,6 +126,11 @@ export class Worker {
     });
     await this.tasks.adopt(saved);
     this.network.localChanged(this.tasks.serving());
+  }
+
+  /** From here on with a manager. Until then tasks and traffic go on as they were. */
+  connect(): void {
+    const { options } = this;
     this.session.start(options.onBug);
     this.describeTimer = setInterval(() => {
       this.lookAgain().catch(options.onBug);
@@ -233,13 +239,14 @@ export class Worker {
   private async describe(): Promise<NodeDescription> {
     const description = await this.describeMachine();
     if (description === undefined) return this.description as NodeDescription;
-    const { rootCa } = this.options.credentials();
+    const { rootCa, certificate } = this.options.credentials();
     if (description.engine !== undefined) {
       const { dataPathAddr, gatewayBridge } = this.options;
       description.engine.labels = toPairs({ ...toRecord(description.engine.labels), ...addressLabels(dataPathAddr, gatewayBridge) });
     }
-    if (rootCa !== undefined) {
-      const { subject, publicKey } = issuerInfo(rootCa);
+    const issuer = rootCa === undefined || certificate === undefined ? undefined : issuerInfo(certificate, rootCa);
+    if (rootCa !== undefined && issuer !== undefined) {
+      const { subject, publicKey } = issuer;
       description.tlsInfo = create(NodeTLSInfoSchema, { trustRoot: Buffer.from(rootCa), certIssuerSubject: subject, certIssuerPublicKey: publicKey });
     }
     this.description = description;

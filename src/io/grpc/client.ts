@@ -4,7 +4,7 @@
 import tls from 'node:tls';
 import type { DescMethodBiDiStreaming, DescMethodServerStreaming, DescMethodClientStreaming, DescMethodUnary, DescMessage, MessageShape } from '@bufbuild/protobuf';
 import {
-  Client, credentials, type ChannelCredentials, type ClientDuplexStream, type ClientReadableStream, type ClientWritableStream,
+  Client, Metadata, credentials, type ChannelCredentials, type ClientDuplexStream, type ClientReadableStream, type ClientWritableStream,
 } from '@grpc/grpc-js';
 import { methodDefinition } from './service.js';
 
@@ -33,7 +33,8 @@ export class ManagerClient {
   readonly address: string;
   private readonly client: Client;
 
-  constructor(address: string, from: Credentials) {
+  /** `keepaliveMs`: a connection that does not answer for this long is given up and made anew. */
+  constructor(address: string, from: Credentials, keepaliveMs?: number) {
     this.address = address;
     this.client = new Client(address, channelCredentials(from), {
       'grpc.ssl_target_name_override': from.serverName,
@@ -44,13 +45,17 @@ export class ManagerClient {
       'grpc.max_reconnect_backoff_ms': 2000,
       // One channel of ours never shares a connection made with other credentials.
       'grpc.use_local_subchannel_pool': 1,
+      ...(keepaliveMs === undefined ? {} : {
+        'grpc.keepalive_time_ms': keepaliveMs, 'grpc.keepalive_timeout_ms': keepaliveMs, 'grpc.keepalive_permit_without_calls': 0,
+      }),
     });
   }
 
-  unary<I extends DescMessage, O extends DescMessage>(method: DescMethodUnary<I, O>, request: MessageShape<I>, timeoutMs: number): Promise<MessageShape<O>> {
+  unary<I extends DescMessage, O extends DescMessage>(method: DescMethodUnary<I, O>, request: MessageShape<I>, timeoutMs: number,
+    metadata = new Metadata()): Promise<MessageShape<O>> {
     const d = methodDefinition(method.parent, method);
     return new Promise((resolve, reject) => {
-      this.client.makeUnaryRequest(d.path, d.requestSerialize, d.responseDeserialize, request as object,
+      this.client.makeUnaryRequest(d.path, d.requestSerialize, d.responseDeserialize, request as object, metadata,
         { deadline: Date.now() + timeoutMs }, (error, value) => {
           if (error !== null) reject(error);
           else resolve(value as MessageShape<O>);
@@ -58,19 +63,25 @@ export class ManagerClient {
     });
   }
 
-  serverStream<I extends DescMessage, O extends DescMessage>(method: DescMethodServerStreaming<I, O>, request: MessageShape<I>): ClientReadableStream<MessageShape<O>> {
+  serverStream<I extends DescMessage, O extends DescMessage>(method: DescMethodServerStreaming<I, O>, request: MessageShape<I>,
+    metadata = new Metadata()): ClientReadableStream<MessageShape<O>> {
     const d = methodDefinition(method.parent, method);
-    return this.client.makeServerStreamRequest(d.path, d.requestSerialize, d.responseDeserialize, request as object) as unknown as ClientReadableStream<MessageShape<O>>;
+    return this.client.makeServerStreamRequest(d.path, d.requestSerialize, d.responseDeserialize, request as object,
+      metadata) as unknown as ClientReadableStream<MessageShape<O>>;
   }
 
-  clientStream<I extends DescMessage, O extends DescMessage>(method: DescMethodClientStreaming<I, O>, done: (error: Error | null) => void): ClientWritableStream<MessageShape<I>> {
+  clientStream<I extends DescMessage, O extends DescMessage>(method: DescMethodClientStreaming<I, O>, done: (error: Error | null,
+    value?: MessageShape<O>) => void, metadata = new Metadata()): ClientWritableStream<MessageShape<I>> {
     const d = methodDefinition(method.parent, method);
-    return this.client.makeClientStreamRequest(d.path, d.requestSerialize, d.responseDeserialize, (error) => done(error)) as unknown as ClientWritableStream<MessageShape<I>>;
+    return this.client.makeClientStreamRequest(d.path, d.requestSerialize, d.responseDeserialize, metadata, (error, value) =>
+      done(error, value as MessageShape<O> | undefined)) as unknown as ClientWritableStream<MessageShape<I>>;
   }
 
-  duplex<I extends DescMessage, O extends DescMessage>(method: DescMethodBiDiStreaming<I, O>): ClientDuplexStream<MessageShape<I>, MessageShape<O>> {
+  duplex<I extends DescMessage, O extends DescMessage>(method: DescMethodBiDiStreaming<I, O>,
+    metadata = new Metadata()): ClientDuplexStream<MessageShape<I>, MessageShape<O>> {
     const d = methodDefinition(method.parent, method);
-    return this.client.makeBidiStreamRequest(d.path, d.requestSerialize, d.responseDeserialize) as unknown as ClientDuplexStream<MessageShape<I>, MessageShape<O>>;
+    return this.client.makeBidiStreamRequest(d.path, d.requestSerialize, d.responseDeserialize,
+      metadata) as unknown as ClientDuplexStream<MessageShape<I>, MessageShape<O>>;
   }
 
   close(): void {

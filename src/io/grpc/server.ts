@@ -12,6 +12,7 @@ import {
 } from '@grpc/grpc-js';
 import { AppFailure, type AppError, type Result } from '../../lib/result.js';
 import { identityOf, type NodeIdentity } from '../x509/certificates.js';
+import { forwarded } from './forwarding.js';
 import { Connections, LIMITS, type ConnectionCounts, type ConnectionLimits } from './connections.js';
 import { serviceDefinition, toStatus } from './service.js';
 
@@ -23,6 +24,8 @@ export interface Caller {
   readonly identity: NodeIdentity | undefined;
   /** Remote address without the port. */
   readonly address: string;
+  /** The manager that passed the call on for the caller above, as it says (SwarmKit's forwarded_cert). */
+  readonly forwardedBy?: NodeIdentity;
 }
 
 /** A stream's server side: write() waits for the peer, closed aborts when the peer or the server ends it. */
@@ -139,7 +142,8 @@ function callerOf(call: AnyCall): Caller {
   const raw = call.getAuthContext().sslPeerCertificate?.raw;
   const peer = call.getPeer();
   const address = peer.replace(/^ipv[46]:/, '').replace(/:\d+$/, '').replace(/^\[|\]$/g, '').replace(/^::ffff:/, '');
-  return { identity: raw === undefined ? undefined : identityOf(new X509Certificate(raw)), address };
+  const identity = raw === undefined ? undefined : identityOf(new X509Certificate(raw));
+  return identity === undefined ? { identity, address } : forwarded(call.metadata, { identity, address });
 }
 
 function wrap(method: { path: string; requestStream: boolean; responseStream: boolean }, handler: Handler, options: GrpcServerOptions): UntypedHandleCall {

@@ -30,6 +30,7 @@ const CODES: Readonly<Record<ErrorCode, Status>> = {
   not_found: Status.NOT_FOUND,
   already_exists: Status.ALREADY_EXISTS,
   permission_denied: Status.PERMISSION_DENIED,
+  unauthenticated: Status.UNAUTHENTICATED,
   failed_precondition: Status.FAILED_PRECONDITION,
   aborted: Status.ABORTED,
   unavailable: Status.UNAVAILABLE,

@@ -1,7 +1,9 @@
 // RaftLog: hard state, entries and snapshots on disk, sealed. append() resolves after one fdatasync of the batch.
 // Files in the directory: "<number>.log" segments in order, "<index>.snap" snapshots (written aside, synced, renamed).
 // Damage that is not an unfinished last write is refused with RaftLogDamaged: nothing is dropped silently. segment.ts
-// says how the two are told apart. What cannot be seen locally: the loss of the whole newest segment; and damage to the
+// says how the two are told apart. The data key may be replaced: files are read with either key and written with the new
+// one; the old one is needed until the last file of its is gone. What cannot be seen locally: the loss of the whole
+// newest segment; and damage to the
 // very last batch when the power also failed before the note of its sync reached the disk.
 
 import { randomBytes } from 'node:crypto';
@@ -9,26 +11,22 @@ import { mkdir, open as openFile, readFile, readdir, rename, rm, type FileHandle
 import path from 'node:path';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { assert } from '../../lib/assert.js';
-import {
-  EntryKind as WireKind, LogBatchSchema, LogRecordSchema, SnapshotFileSchema, type LogRecord, type SnapshotFile,
-} from '../../model/proto/skein_pb.js';
-import type { Entry, HardState } from '../../core/raft/raft.js';
+import { EntryKind as WireKind, LogBatchSchema, LogRecordSchema, SnapshotFileSchema, type LogRecord,
+  type SnapshotFile } from '../../model/proto/skein_pb.js';
+import type { Entry, HardState } from '../../core/raft/types.js';
+import { RaftLogDamaged, replay } from './replay.js';
 import { SALT_BYTES, TAG_BYTES, fileKey, open, seal } from './seal.js';
-import { HEADER_BYTES, NOTE_OFFSET, encodeBatch, encodeHeader, encodeNote, readSegment } from './segment.js';
+import { HEADER_BYTES, NOTE_OFFSET, encodeBatch, encodeHeader, encodeNote, isSealedWith, readSegment } from './segment.js';
 
 const SEGMENT_BYTES_MAX = 64 * 1024 * 1024;
 /** An append of more becomes several batches, each with its own sync. */
 const BATCH_BYTES = 16 * 1024 * 1024;
 const RECORD_OVERHEAD = 64;
+const DEK_BYTES = 32;
 const SNAPSHOT_MAGIC = Buffer.from('SKNSNP01', 'latin1');
 const ZERO_TAG = Buffer.alloc(TAG_BYTES);
 
-export class RaftLogDamaged extends Error {
-  constructor(file: string, reason: string) {
-    super(`raft log ${file} is damaged: ${reason}. Restore this manager from a backup, or remove it from the swarm and join it again`);
-    this.name = 'RaftLogDamaged';
-  }
-}
+export { RaftLogDamaged };
 
 export interface LoadedLog {
   readonly snapshot: SnapshotFile | undefined;
@@ -44,6 +42,8 @@ interface Segment {
   readonly file: string;
   /** Highest entry index inside; 0 when none. */
   lastIndex: bigint;
+  /** Sealed with the key that new files are sealed with. */
+  newKey: boolean;
 }
 
 export class RaftLog {
@@ -55,12 +55,37 @@ export class RaftLog {
   private tag: Buffer = ZERO_TAG;
   private busy = false;
   private readonly directory: string;
-  private readonly dek: Uint8Array;
+  /** Of new files. */
+  private dek: Uint8Array;
+  /** Files of before its replacement may have this one. */
+  private oldDek: Uint8Array | undefined;
+  private hasSnapshot = false;
+  private snapshotNewKey = true;
 
-  constructor(directory: string, dek: Uint8Array) {
-    assert(dek.length === 32, 'a data key of 32 bytes');
+  /** `pending` replaces `dek`: a replacement that began in an earlier life of the process. */
+  constructor(directory: string, dek: Uint8Array, pending?: Uint8Array) {
+    assert(dek.length === DEK_BYTES && (pending === undefined || pending.length === DEK_BYTES), 'data keys of 32 bytes');
     this.directory = directory;
+    this.dek = pending ?? dek;
+    this.oldDek = pending === undefined ? undefined : dek;
+  }
+
+  /** Whether a file is left that only the key before the newest opens. */
+  get oldKeyNeeded(): boolean {
+    return !this.snapshotNewKey || this.segments.some(({ newKey }) => !newKey);
+  }
+
+  /** What is written from now on is sealed with this key. A snapshot of everything makes the old key unneeded. */
+  async rekey(dek: Uint8Array): Promise<void> {
+    assert(dek.length === DEK_BYTES, 'a data key of 32 bytes');
+    assert(!this.busy, 'no append while the key changes');
+    if (Buffer.compare(dek, this.dek) === 0) return;
+    assert(!this.oldKeyNeeded, 'one replacement at a time');
+    this.oldDek = this.dek;
     this.dek = dek;
+    this.snapshotNewKey = !this.hasSnapshot;
+    for (const segment of this.segments) segment.newKey = false;
+    await this.openSegment();
   }
 
   async load(): Promise<LoadedLog> {
@@ -99,8 +124,21 @@ export class RaftLog {
     await writeAll(this.current, encodeNote(this.key, this.currentBytes), NOTE_OFFSET);
   }
 
-  /** Stores a snapshot and drops the segments and snapshots it replaces. The hard state is written anew. */
-  async saveSnapshot(snapshot: SnapshotFile, hardState: HardState): Promise<void> {
+  /**
+   * Stores a snapshot and drops the segments it replaces, and the snapshots but for the newest `keepOld`. The hard state is
+   * written anew.
+   */
+  async saveSnapshot(snapshot: SnapshotFile, hardState: HardState, keepOld = 0): Promise<void> {
+    // Those that the key before opens are not kept: it is to be forgotten.
+    const kept = this.oldKeyNeeded ? 0 : keepOld;
+    const name = await this.writeSnapshot(snapshot);
+    await this.openSegment();
+    await this.append(hardState, []);
+    await this.compact(snapshot.index, name, kept);
+  }
+
+  /** Written aside, synced, renamed; resolves with its name. */
+  private async writeSnapshot(snapshot: SnapshotFile): Promise<string> {
     assert(!this.busy, 'no append while saving a snapshot');
     const salt = randomBytes(SALT_BYTES);
     const sealed = seal(fileKey(this.dek, salt, 'raft snapshot'), 0n, ZERO_TAG, toBinary(SnapshotFileSchema, snapshot));
@@ -112,9 +150,18 @@ export class RaftLog {
     await handle.close();
     await rename(temporary, path.join(this.directory, name));
     await this.syncDirectory();
+    this.hasSnapshot = true;
+    this.snapshotNewKey = true;
+    return name;
+  }
+
+  /** Stores a snapshot of the leader, which takes the place of the whole log: entries after it are other ones, or none. */
+  async installSnapshot(snapshot: SnapshotFile, hardState: HardState): Promise<void> {
+    const name = await this.writeSnapshot(snapshot);
     await this.openSegment();
-    await this.append(hardState, []);
-    await this.compact(snapshot.index, name);
+    await this.writeBatch([resetRecord(snapshot), hardRecord(hardState)]);
+    for (const segment of this.segments) segment.lastIndex = 0n;
+    await this.compact(snapshot.index, name, 0);
   }
 
   async close(): Promise<void> {
@@ -123,13 +170,15 @@ export class RaftLog {
     this.current = undefined;
   }
 
-  private async compact(index: bigint, keep: string): Promise<void> {
+  private async compact(index: bigint, newest: string, keepOld: number): Promise<void> {
     // A segment may go when it and every one before it hold nothing after the snapshot; the newest stays.
     while (this.segments.length > 1 && (this.segments[0] as Segment).lastIndex <= index) {
       await rm(path.join(this.directory, (this.segments.shift() as Segment).file));
     }
-    for (const file of await readdir(this.directory)) {
-      if ((file.endsWith('.snap') && file < keep) || file.endsWith('.tmp')) await rm(path.join(this.directory, file));
+    const files = (await readdir(this.directory)).sort();
+    const old = files.filter((file) => file.endsWith('.snap') && file < newest);
+    for (const file of [...old.slice(0, Math.max(old.length - keepOld, 0)), ...files.filter((name) => name.endsWith('.tmp'))]) {
+      await rm(path.join(this.directory, file));
     }
   }
 
@@ -141,8 +190,14 @@ export class RaftLog {
     if (bytes.length < 8 + SALT_BYTES + TAG_BYTES || !bytes.subarray(0, 8).equals(SNAPSHOT_MAGIC)) {
       throw new RaftLogDamaged(newest, 'not a snapshot');
     }
-    const key = fileKey(this.dek, bytes.subarray(8, 8 + SALT_BYTES), 'raft snapshot');
-    const plain = open(key, 0n, ZERO_TAG, bytes.subarray(8 + SALT_BYTES, -TAG_BYTES), bytes.subarray(-TAG_BYTES));
+    const unseal = (dek: Uint8Array): Buffer | undefined => {
+      const key = fileKey(dek, bytes.subarray(8, 8 + SALT_BYTES), 'raft snapshot');
+      return open(key, 0n, ZERO_TAG, bytes.subarray(8 + SALT_BYTES, -TAG_BYTES), bytes.subarray(-TAG_BYTES));
+    };
+    const byNew = unseal(this.dek);
+    const plain = byNew ?? (this.oldDek === undefined ? undefined : unseal(this.oldDek));
+    this.hasSnapshot = true;
+    this.snapshotNewKey = byNew !== undefined;
     if (plain === undefined) throw new RaftLogDamaged(newest, 'snapshot does not match its authentication tag');
     return fromBinary(SnapshotFileSchema, plain);
   }
@@ -153,9 +208,11 @@ export class RaftLog {
     let tornBytes = 0;
     for (const [position, file] of files.entries()) {
       const bytes = await readFile(path.join(this.directory, file));
-      const contents = readSegment(bytes, this.dek);
+      const newKey = this.oldDek === undefined || !isSealedWith(bytes, this.oldDek);
+      const contents = readSegment(bytes, newKey ? this.dek : this.oldDek as Uint8Array);
       if ('reason' in contents) throw new RaftLogDamaged(file, `${contents.reason} at byte ${contents.offset}`);
-      if (contents.tornBytes > 0) {
+      // An empty file: killed between its creation and its header.
+      if (contents.tornBytes > 0 || bytes.length === 0) {
         if (position !== files.length - 1) throw new RaftLogDamaged(file, 'it ends inside a batch but is not the newest segment');
         await cutTo(path.join(this.directory, file), bytes.length - contents.tornBytes);
         tornBytes = contents.tornBytes;
@@ -174,7 +231,7 @@ export class RaftLog {
       const lastIndex = indexes.reduce((max, index) => (index > max ? index : max), 0n);
       // Read from the cache of a process that was killed, it may not be on disk: what follows builds on it.
       if (position === files.length - 1) await syncFile(path.join(this.directory, file));
-      this.segments.push({ number: Number.parseInt(file, 16), file, lastIndex });
+      this.segments.push({ number: Number.parseInt(file, 16), file, lastIndex, newKey });
       records.push(...decoded);
     }
     return { records, tornBytes };
@@ -189,7 +246,7 @@ export class RaftLog {
     await writeAll(handle, encodeHeader(this.dek, salt, this.tag), 0);
     await handle.datasync();
     await this.syncDirectory();
-    this.segments.push({ number, file, lastIndex: 0n });
+    this.segments.push({ number, file, lastIndex: 0n, newKey: true });
     this.current = handle;
     this.currentBytes = HEADER_BYTES;
     this.sequence = 0n;
@@ -253,23 +310,6 @@ function hardRecord(state: HardState): LogRecord {
   });
 }
 
-/** Later records win: an entry replaces what was at its index and everything after it. */
-function replay(records: readonly LogRecord[], snapshot: SnapshotFile | undefined): { hardState: HardState; entries: Entry[] } {
-  const base = snapshot?.index ?? 0n;
-  let hardState: HardState = { term: snapshot?.term ?? 0n, vote: 0n, commit: base };
-  const entries: Entry[] = [];
-  for (const { record } of records) {
-    if (record.case === 'hardState') {
-      hardState = { term: record.value.term, vote: record.value.vote, commit: record.value.commit };
-    } else if (record.case === 'entry') {
-      const { index, term, data } = record.value;
-      if (index <= base) continue;
-      const at = Number(index - base - 1n);
-      if (at > entries.length) throw new RaftLogDamaged('', `entries are missing before index ${index}`);
-      entries.length = at;
-      entries.push({ index, term, kind: record.value.kind === WireKind.NORMAL ? 'normal' : 'confChange', data });
-    }
-  }
-  if (hardState.commit < base) hardState = { ...hardState, commit: base };
-  return { hardState, entries };
+function resetRecord({ index, term }: SnapshotFile): LogRecord {
+  return create(LogRecordSchema, { record: { case: 'reset', value: { $typeName: 'skein.v1.SnapshotMark', index, term } } });
 }

@@ -86,6 +86,11 @@ export function readSegment(bytes: Buffer, dek: Uint8Array): SegmentContents | S
   return { batches, lastTag: tag, previousTag, tornBytes: 0 };
 }
 
+/** Whether a segment's header was written under this data key. One without a whole header is nobody's. */
+export function isSealedWith(bytes: Buffer, dek: Uint8Array): boolean {
+  return bytes.length >= HEADER_BYTES && !('reason' in readHeader(bytes, dek));
+}
+
 interface Header {
   readonly key: Buffer;
   readonly previousTag: Buffer;

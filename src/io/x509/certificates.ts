@@ -4,6 +4,7 @@
 import 'reflect-metadata';
 import { createHash, createPrivateKey, randomBytes, webcrypto, X509Certificate } from 'node:crypto';
 import * as x509 from '@peculiar/x509';
+import { subjectAndKey, type SubjectAndKey } from '../../lib/der.js';
 import { fail, ok, type Result } from '../../lib/result.js';
 
 x509.cryptoProvider.set(webcrypto as never);
@@ -32,11 +33,11 @@ export interface NodeIdentity {
 }
 
 /** PEM with one final newline. */
-function withNewline(pem: string): string {
+export function withNewline(pem: string): string {
   return pem.endsWith('\n') ? pem : `${pem}\n`;
 }
 
-function serial(): string {
+export function newSerial(): string {
   const bytes = randomBytes(20);
   // Positive and with a fixed length: newer Go refuses negative serials.
   bytes[0] = ((bytes[0] ?? 0) & 0x7f) | 0x40;
@@ -52,15 +53,37 @@ async function exportKey(key: webcrypto.CryptoKey): Promise<string> {
   return withNewline(x509.PemConverter.encode(der, 'PRIVATE KEY'));
 }
 
-async function importKey(pem: string): Promise<webcrypto.CryptoKey> {
-  const der = x509.PemConverter.decodeFirst(pem);
-  return webcrypto.subtle.importKey('pkcs8', der, EC, true, ['sign']) as Promise<webcrypto.CryptoKey>;
+const CURVES: Readonly<Record<string, readonly [curve: string, hash: string]>> = {
+  prime256v1: ['P-256', 'SHA-256'], secp384r1: ['P-384', 'SHA-384'], secp521r1: ['P-521', 'SHA-512'],
+};
+
+export interface SigningKey {
+  readonly key: webcrypto.CryptoKey;
+  readonly algorithm: { readonly name: string; readonly hash: string };
+}
+
+/** The key of a root: of our own making, or a given one, RSA or ECDSA in any PEM form. The hash grows with the key. */
+export async function signingKey(pem: string): Promise<SigningKey> {
+  const key = createPrivateKey(pem);
+  const der = key.export({ format: 'der', type: 'pkcs8' });
+  const bits = key.asymmetricKeyDetails?.modulusLength;
+  const [curve, curveHash] = CURVES[key.asymmetricKeyDetails?.namedCurve ?? ''] ?? ['P-256', 'SHA-256'];
+  const algorithm = bits === undefined ? { name: 'ECDSA', hash: curveHash }
+    : { name: 'RSASSA-PKCS1-v1_5', hash: bits >= 4096 ? 'SHA-512' : bits >= 3072 ? 'SHA-384' : 'SHA-256' };
+  const parameters = bits === undefined ? { name: 'ECDSA', namedCurve: curve } : algorithm;
+  return { key: await webcrypto.subtle.importKey('pkcs8', der, parameters, true, ['sign']) as webcrypto.CryptoKey, algorithm };
+}
+
+/** Names the key of a root as the root itself does: by this a chain is built where two roots have one name. */
+export async function authorityOf(root: x509.X509Certificate): Promise<x509.AuthorityKeyIdentifierExtension> {
+  const own = root.getExtension(x509.SubjectKeyIdentifierExtension);
+  return own === null ? x509.AuthorityKeyIdentifierExtension.create(root.publicKey) : new x509.AuthorityKeyIdentifierExtension(own.keyId);
 }
 
 export async function createRootCa(nowMs: number): Promise<KeyAndCertificate> {
   const keys = await newKeys();
   const certificate = await x509.X509CertificateGenerator.createSelfSigned({
-    serialNumber: serial(),
+    serialNumber: newSerial(),
     name: 'CN=swarm-ca',
     notBefore: new Date(nowMs - ROOT_BACKDATE_MS),
     notAfter: new Date(nowMs - ROOT_BACKDATE_MS + ROOT_LIFE_MS),
@@ -90,34 +113,41 @@ export interface SignRequest {
   readonly nowMs: number;
 }
 
+/** What signs certificates; `intermediate` follows each: see core/ca/rotation.ts. */
+export interface Signer extends KeyAndCertificate {
+  readonly intermediate?: string;
+}
+
 /** Issues a node certificate. Only key and signature are taken from the CSR. */
-export async function signCsr(root: KeyAndCertificate, request: SignRequest): Promise<Result<string>> {
+export async function signCsr(root: Signer, request: SignRequest): Promise<Result<string>> {
   const csr = await parseCsr(request.csr);
   if (!csr.ok) return csr;
   const issuer = new x509.X509Certificate(root.certificate);
+  const signer = await signingKey(root.key);
   const expiryMs = request.expiryMs < CERT_EXPIRY_MIN_MS ? CERT_EXPIRY_DEFAULT_MS : request.expiryMs;
   const notBefore = Math.floor((request.nowMs - BACKDATE_MS) / 60_000) * 60_000;
   const names = request.role === 'swarm-manager'
     ? ['swarm-manager', request.nodeId, 'swarm-ca'] : ['swarm-worker', request.nodeId];
   const certificate = await x509.X509CertificateGenerator.create({
-    serialNumber: serial(),
+    serialNumber: newSerial(),
     subject: `O=${request.organization},OU=${request.role},CN=${request.nodeId}`,
-    issuer: issuer.subject,
+    // Not as text: other bytes than the root's own would break the chain.
+    issuer: issuer.subjectName,
     notBefore: new Date(notBefore),
     notAfter: new Date(notBefore + BACKDATE_MS + expiryMs),
-    signingAlgorithm: SIGNING,
+    signingAlgorithm: signer.algorithm,
     publicKey: csr.value.publicKey,
-    signingKey: await importKey(root.key),
+    signingKey: signer.key,
     extensions: [
       new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature | x509.KeyUsageFlags.keyEncipherment, true),
       new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth, x509.ExtendedKeyUsage.clientAuth]),
       new x509.BasicConstraintsExtension(false, undefined, true),
       await x509.SubjectKeyIdentifierExtension.create(csr.value.publicKey),
-      await x509.AuthorityKeyIdentifierExtension.create(issuer.publicKey),
+      await authorityOf(issuer),
       new x509.SubjectAlternativeNameExtension(names.map((value) => ({ type: 'dns' as const, value }))),
     ],
   });
-  return ok(withNewline(certificate.toString('pem')));
+  return ok(withNewline(certificate.toString('pem')) + (root.intermediate ?? ''));
 }
 
 async function parseCsr(pem: string): Promise<Result<x509.Pkcs10CertificateRequest>> {
@@ -195,7 +225,10 @@ function outOfTime(certificate: X509Certificate, position: number, nowMs: number
     + 'x509: certificate has expired or is not yet valid (check this machine\'s clock)';
 }
 
-/** Checks an issued bundle as a SwarmKit node does: dates, chain, root. */
+/**
+ * Checks an issued bundle as a SwarmKit node does: dates, chain, root. What follows the leaf counts where no root issued
+ * the leaf itself: a bundle of a root rotation is good for the old root and for the new one.
+ */
 export function checkIssued(pem: string, rootPem: string, nowMs: number): Result<NodeIdentity> {
   const chain = tryBundle(pem);
   const leaf = chain[0];
@@ -204,17 +237,29 @@ export function checkIssued(pem: string, rootPem: string, nowMs: number): Result
   for (const [position, certificate] of chain.entries()) {
     const late = outOfTime(certificate, position, nowMs);
     if (late !== undefined) return fail('invalid_argument', late);
-    const parents = position + 1 < chain.length ? [chain[position + 1] as X509Certificate] : roots;
-    if (!parents.some((parent) => certificate.verify(parent.publicKey))) {
-      return fail('permission_denied', 'x509: certificate signed by unknown authority');
-    }
+    if (roots.some((root) => issued(root, certificate))) break;
+    const parent = chain[position + 1];
+    if (parent === undefined || !issued(parent, certificate)) return fail('permission_denied',
+      'x509: certificate signed by unknown authority');
   }
   const identity = identityOf(leaf);
   return identity === undefined ? fail('invalid_argument', 'certificate has no node identity') : ok(identity);
 }
 
-/** DER of the issuer's subject and public key, as NodeTLSInfo carries them. */
-export function issuerInfo(rootPem: string): { readonly subject: Uint8Array; readonly publicKey: Uint8Array } {
-  const root = new x509.X509Certificate(bundle(rootPem)[0]?.toString() ?? rootPem);
-  return { subject: new Uint8Array(root.subjectName.toArrayBuffer()), publicKey: new Uint8Array(root.publicKey.rawData) };
+function issued(parent: X509Certificate, certificate: X509Certificate): boolean {
+  return parent.ca && certificate.verify(parent.publicKey);
+}
+
+/** DER of subject and public key of a root. */
+export function rootInfo(rootPem: string): SubjectAndKey | undefined {
+  const root = tryBundle(rootPem)[0];
+  return root === undefined ? undefined : subjectAndKey(root.raw);
+}
+
+/** DER of the issuer's subject and public key of a node's certificate, as NodeTLSInfo carries them. */
+export function issuerInfo(pem: string, rootPem: string): SubjectAndKey | undefined {
+  const [leaf, intermediate] = tryBundle(pem);
+  if (leaf === undefined) return undefined;
+  const parent = [...(intermediate === undefined ? [] : [intermediate]), ...tryBundle(rootPem)].find((root) => issued(root, leaf));
+  return parent === undefined ? undefined : subjectAndKey(parent.raw);
 }

@@ -7,7 +7,7 @@
 import type { GenEnum, GenFile, GenMessage, GenService } from "@bufbuild/protobuf/codegenv2";
 import type { Message } from "@bufbuild/protobuf";
 import type { Timestamp } from "@bufbuild/protobuf/wkt";
-import type { StoreAction, StoreSnapshot, Task, TaskStatus } from "./swarmkit_pb.js";
+import type { RaftMember, StoreAction, StoreSnapshot, SubscribeLogsMessageSchema, SubscribeLogsRequestSchema, Task, TaskStatus } from "./swarmkit_pb.js";
 
 /**
  * Describes the file skein.proto.
@@ -153,6 +153,14 @@ export declare type LogRecord = Message<"skein.v1.LogRecord"> & {
      */
     value: Entry;
     case: "entry";
+  } | {
+    /**
+     * A snapshot of the leader took the place of every entry before this record.
+     *
+     * @generated from field: skein.v1.SnapshotMark reset = 3;
+     */
+    value: SnapshotMark;
+    case: "reset";
   } | { case: undefined; value?: undefined };
 };
 
@@ -161,6 +169,27 @@ export declare type LogRecord = Message<"skein.v1.LogRecord"> & {
  * Use `create(LogRecordSchema)` to create a new message.
  */
 export declare const LogRecordSchema: GenMessage<LogRecord>;
+
+/**
+ * @generated from message skein.v1.SnapshotMark
+ */
+export declare type SnapshotMark = Message<"skein.v1.SnapshotMark"> & {
+  /**
+   * @generated from field: uint64 index = 1;
+   */
+  index: bigint;
+
+  /**
+   * @generated from field: uint64 term = 2;
+   */
+  term: bigint;
+};
+
+/**
+ * Describes the message skein.v1.SnapshotMark.
+ * Use `create(SnapshotMarkSchema)` to create a new message.
+ */
+export declare const SnapshotMarkSchema: GenMessage<SnapshotMark>;
 
 /**
  * What one append wrote and synced.
@@ -200,9 +229,23 @@ export declare type SnapshotFile = Message<"skein.v1.SnapshotFile"> & {
   voters: bigint[];
 
   /**
+   * A StoreState.
+   *
    * @generated from field: bytes data = 4;
    */
   data: Uint8Array;
+
+  /**
+   * @generated from field: repeated uint64 learners = 5;
+   */
+  learners: bigint[];
+
+  /**
+   * Voters and learners with their addresses, by raft id.
+   *
+   * @generated from field: repeated docker.swarmkit.v1.RaftMember members = 6;
+   */
+  members: RaftMember[];
 };
 
 /**
@@ -210,6 +253,234 @@ export declare type SnapshotFile = Message<"skein.v1.SnapshotFile"> & {
  * Use `create(SnapshotFileSchema)` to create a new message.
  */
 export declare const SnapshotFileSchema: GenMessage<SnapshotFile>;
+
+/**
+ * @generated from message skein.v1.RaftMessage
+ */
+export declare type RaftMessage = Message<"skein.v1.RaftMessage"> & {
+  /**
+   * @generated from field: skein.v1.RaftMessage.Kind kind = 1;
+   */
+  kind: RaftMessage_Kind;
+
+  /**
+   * @generated from field: uint64 to = 2;
+   */
+  to: bigint;
+
+  /**
+   * @generated from field: uint64 from = 3;
+   */
+  from: bigint;
+
+  /**
+   * @generated from field: uint64 term = 4;
+   */
+  term: bigint;
+
+  /**
+   * @generated from field: uint64 index = 5;
+   */
+  index: bigint;
+
+  /**
+   * @generated from field: uint64 log_term = 6;
+   */
+  logTerm: bigint;
+
+  /**
+   * @generated from field: repeated skein.v1.Entry entries = 7;
+   */
+  entries: Entry[];
+
+  /**
+   * @generated from field: uint64 commit = 8;
+   */
+  commit: bigint;
+
+  /**
+   * @generated from field: bool reject = 9;
+   */
+  reject: boolean;
+
+  /**
+   * @generated from field: uint64 reject_hint = 10;
+   */
+  rejectHint: bigint;
+
+  /**
+   * @generated from field: bool transfer = 11;
+   */
+  transfer: boolean;
+
+  /**
+   * @generated from field: uint64 context = 12;
+   */
+  context: bigint;
+};
+
+/**
+ * Describes the message skein.v1.RaftMessage.
+ * Use `create(RaftMessageSchema)` to create a new message.
+ */
+export declare const RaftMessageSchema: GenMessage<RaftMessage>;
+
+/**
+ * Names as in core/raft/types.ts.
+ *
+ * @generated from enum skein.v1.RaftMessage.Kind
+ */
+export enum RaftMessage_Kind {
+  /**
+   * @generated from enum value: KIND_APPEND = 0;
+   */
+  APPEND = 0,
+
+  /**
+   * @generated from enum value: KIND_APPEND_RESPONSE = 1;
+   */
+  APPEND_RESPONSE = 1,
+
+  /**
+   * @generated from enum value: KIND_HEARTBEAT = 2;
+   */
+  HEARTBEAT = 2,
+
+  /**
+   * @generated from enum value: KIND_HEARTBEAT_RESPONSE = 3;
+   */
+  HEARTBEAT_RESPONSE = 3,
+
+  /**
+   * @generated from enum value: KIND_SNAPSHOT = 4;
+   */
+  SNAPSHOT = 4,
+
+  /**
+   * @generated from enum value: KIND_PRE_VOTE = 5;
+   */
+  PRE_VOTE = 5,
+
+  /**
+   * @generated from enum value: KIND_PRE_VOTE_RESPONSE = 6;
+   */
+  PRE_VOTE_RESPONSE = 6,
+
+  /**
+   * @generated from enum value: KIND_VOTE = 7;
+   */
+  VOTE = 7,
+
+  /**
+   * @generated from enum value: KIND_VOTE_RESPONSE = 8;
+   */
+  VOTE_RESPONSE = 8,
+
+  /**
+   * @generated from enum value: KIND_TIMEOUT_NOW = 9;
+   */
+  TIMEOUT_NOW = 9,
+
+  /**
+   * @generated from enum value: KIND_READ_INDEX = 10;
+   */
+  READ_INDEX = 10,
+
+  /**
+   * @generated from enum value: KIND_READ_INDEX_RESPONSE = 11;
+   */
+  READ_INDEX_RESPONSE = 11,
+}
+
+/**
+ * Describes the enum skein.v1.RaftMessage.Kind.
+ */
+export declare const RaftMessage_KindSchema: GenEnum<RaftMessage_Kind>;
+
+/**
+ * @generated from message skein.v1.RaftBatch
+ */
+export declare type RaftBatch = Message<"skein.v1.RaftBatch"> & {
+  /**
+   * @generated from field: repeated skein.v1.RaftMessage messages = 1;
+   */
+  messages: RaftMessage[];
+};
+
+/**
+ * Describes the message skein.v1.RaftBatch.
+ * Use `create(RaftBatchSchema)` to create a new message.
+ */
+export declare const RaftBatchSchema: GenMessage<RaftBatch>;
+
+/**
+ * @generated from message skein.v1.SnapshotChunk
+ */
+export declare type SnapshotChunk = Message<"skein.v1.SnapshotChunk"> & {
+  /**
+   * @generated from field: skein.v1.RaftMessage message = 1;
+   */
+  message?: RaftMessage | undefined;
+
+  /**
+   * @generated from field: bytes data = 2;
+   */
+  data: Uint8Array;
+};
+
+/**
+ * Describes the message skein.v1.SnapshotChunk.
+ * Use `create(SnapshotChunkSchema)` to create a new message.
+ */
+export declare const SnapshotChunkSchema: GenMessage<SnapshotChunk>;
+
+/**
+ * @generated from message skein.v1.ExchangeResponse
+ */
+export declare type ExchangeResponse = Message<"skein.v1.ExchangeResponse"> & {
+};
+
+/**
+ * Describes the message skein.v1.ExchangeResponse.
+ * Use `create(ExchangeResponseSchema)` to create a new message.
+ */
+export declare const ExchangeResponseSchema: GenMessage<ExchangeResponse>;
+
+/**
+ * @generated from message skein.v1.ProposeRequest
+ */
+export declare type ProposeRequest = Message<"skein.v1.ProposeRequest"> & {
+  /**
+   * A Command.
+   *
+   * @generated from field: bytes command = 1;
+   */
+  command: Uint8Array;
+};
+
+/**
+ * Describes the message skein.v1.ProposeRequest.
+ * Use `create(ProposeRequestSchema)` to create a new message.
+ */
+export declare const ProposeRequestSchema: GenMessage<ProposeRequest>;
+
+/**
+ * @generated from message skein.v1.ProposeResponse
+ */
+export declare type ProposeResponse = Message<"skein.v1.ProposeResponse"> & {
+  /**
+   * False when this manager does not lead. What became of a command that was taken is in the log.
+   *
+   * @generated from field: bool taken = 1;
+   */
+  taken: boolean;
+};
+
+/**
+ * Describes the message skein.v1.ProposeResponse.
+ * Use `create(ProposeResponseSchema)` to create a new message.
+ */
+export declare const ProposeResponseSchema: GenMessage<ProposeResponse>;
 
 /**
  * @generated from message skein.v1.LeaveRequest
@@ -747,6 +1018,55 @@ export enum EntryKind {
  * Describes the enum skein.v1.EntryKind.
  */
 export declare const EntryKindSchema: GenEnum<EntryKind>;
+
+/**
+ * Among managers only. SwarmKit's own Raft service carries one message per stream and loses the end of a peer; this one
+ * keeps a stream per pair of managers for as long as both live.
+ *
+ * @generated from service skein.v1.ManagerGroup
+ */
+export declare const ManagerGroup: GenService<{
+  /**
+   * Raft messages of one manager to another, in order. Its end tells the receiver that the sender's process ended.
+   *
+   * @generated from rpc skein.v1.ManagerGroup.Exchange
+   */
+  exchange: {
+    methodKind: "client_streaming";
+    input: typeof RaftBatchSchema;
+    output: typeof ExchangeResponseSchema;
+  },
+  /**
+   * One snapshot: the first chunk names the message it belongs to, the data of all make one SnapshotFile.
+   *
+   * @generated from rpc skein.v1.ManagerGroup.Install
+   */
+  install: {
+    methodKind: "client_streaming";
+    input: typeof SnapshotChunkSchema;
+    output: typeof ExchangeResponseSchema;
+  },
+  /**
+   * A follower's proposal, made by the leader. Answered at once: the proposer sees it applied on its own replica.
+   *
+   * @generated from rpc skein.v1.ManagerGroup.Propose
+   */
+  propose: {
+    methodKind: "unary";
+    input: typeof ProposeRequestSchema;
+    output: typeof ProposeResponseSchema;
+  },
+  /**
+   * Log lines of tasks: nodes publish them to the leader only.
+   *
+   * @generated from rpc skein.v1.ManagerGroup.SubscribeLogs
+   */
+  subscribeLogs: {
+    methodKind: "server_streaming";
+    input: typeof SubscribeLogsRequestSchema;
+    output: typeof SubscribeLogsMessageSchema;
+  },
+}>;
 
 /**
  * The rows a node needs to forward, balance and answer names; see core/network.

@@ -3912,6 +3912,13 @@ export declare type Node = Message<"docker.swarmkit.v1.Node"> & {
    * @generated from field: docker.swarmkit.v1.DataPath data_path = 1001;
    */
   dataPath?: DataPath | undefined;
+
+  /**
+   * Own. Index of the store when a user last changed the spec.
+   *
+   * @generated from field: uint64 spec_changed = 1002;
+   */
+  specChanged: bigint;
 };
 
 /**
@@ -5459,6 +5466,13 @@ export declare type JoinRequest = Message<"docker.swarmkit.v1.JoinRequest"> & {
    * @generated from field: string addr = 1;
    */
   addr: string;
+
+  /**
+   * Own. The raft id this manager has a log for: it comes back, perhaps at another address. 0 for a new member.
+   *
+   * @generated from field: uint64 raft_id = 1001;
+   */
+  raftId: bigint;
 };
 
 /**

@@ -1,0 +1,118 @@
+// Managers: what the leader does so that the group of managers is what the nodes' roles ask for, and so that the nodes
+// tell what the group is. A function of the store and of what Raft knows; one membership change at a time.
+
+import { clone, create } from '@bufbuild/protobuf';
+import {
+  ManagerStatusSchema, NodeRole, NodeSchema, RaftMemberStatus_Reachability as Reachability, type ManagerStatus, type Node,
+  type RaftMember, type StoreAction,
+} from '../../model/proto/swarmkit_pb.js';
+import { updateAction } from '../store/actions.js';
+import type { ReadTx } from '../store/view.js';
+
+/** A learner this close to the commit index votes without holding the group up. */
+const CAUGHT_UP_ENTRIES = 1000n;
+
+/** Of core/raft's status what counts here; this manager leads. */
+export interface GroupStatus {
+  readonly id: bigint;
+  readonly commit: bigint;
+  readonly confState: { readonly voters: readonly bigint[] };
+  readonly progress: readonly { readonly member: bigint; readonly learner: boolean; readonly match: bigint; readonly active: boolean }[];
+}
+
+export interface GroupInput {
+  readonly view: ReadTx;
+  readonly status: GroupStatus;
+  readonly members: readonly RaftMember[];
+  /** This manager, which leads: its node and where it is reached. */
+  readonly self: RaftMember;
+}
+
+export interface GroupDecision {
+  readonly actions: readonly StoreAction[];
+  readonly change: { readonly kind: 'addNode' | 'removeNode' | 'updateNode'; readonly member: RaftMember } | undefined;
+  /** This manager is to leave the group: another one leads first. */
+  readonly handOver: boolean;
+}
+
+export function decideGroup(input: GroupInput): GroupDecision {
+  // Until the group names this manager, its books say less than the nodes do.
+  const own = ownEntry(input);
+  if (own !== undefined) return { actions: [], change: own, handOver: false };
+  const leaving = input.members.filter((member) => isLeaving(input.view, member));
+  const change = removal(input, leaving) ?? promotion(input);
+  const handOver = leaving.some(({ raftId }) => raftId === input.self.raftId) && mayRemove(input, input.self.raftId);
+  return { actions: nodeActions(input), change, handOver };
+}
+
+/** The first entry of the group names its founder, so that those who join learn of it; a new address is told the same way. */
+function ownEntry({ members, self }: GroupInput): GroupDecision['change'] {
+  const known = members.find(({ raftId }) => raftId === self.raftId);
+  if (known?.addr === self.addr && known.nodeId === self.nodeId) return undefined;
+  return { kind: known === undefined ? 'addNode' : 'updateNode', member: self };
+}
+
+/** Its node is to be a worker, or is gone. */
+function isLeaving(view: ReadTx, { nodeId }: RaftMember): boolean {
+  const node = view.get('node', nodeId);
+  return node === undefined || (node.spec?.desiredRole === NodeRole.WORKER && node.role === NodeRole.MANAGER);
+}
+
+function removal(input: GroupInput, leaving: readonly RaftMember[]): GroupDecision['change'] {
+  const member = leaving.find(({ raftId }) => raftId !== input.self.raftId && mayRemove(input, raftId));
+  return member === undefined ? undefined : { kind: 'removeNode', member };
+}
+
+/** SwarmKit's CanRemoveMember: those that are left and reachable are a quorum of those that are left. */
+function mayRemove({ status }: GroupInput, raftId: bigint): boolean {
+  const { voters } = status.confState;
+  if (!voters.includes(raftId)) return true;
+  const left = voters.filter((voter) => voter !== raftId);
+  const reachable = left.filter((voter) => isReachable(status, voter));
+  return left.length > 0 && reachable.length >= Math.floor(left.length / 2) + 1;
+}
+
+function isReachable(status: GroupStatus, raftId: bigint): boolean {
+  return raftId === status.id || status.progress.some(({ member, active }) => member === raftId && active);
+}
+
+function promotion({ status, members, view }: GroupInput): GroupDecision['change'] {
+  for (const { member: raftId, learner, match, active } of status.progress) {
+    if (!learner || !active || match + CAUGHT_UP_ENTRIES < status.commit) continue;
+    const member = members.find((m) => m.raftId === raftId);
+    if (member !== undefined && !isLeaving(view, member)) return { kind: 'addNode', member };
+  }
+  return undefined;
+}
+
+function nodeActions(input: GroupInput): StoreAction[] {
+  return input.view.list('node').flatMap((node) => {
+    const member = input.members.find(({ nodeId }) => nodeId === node.id);
+    const role = roleOf(node, member);
+    const status = member === undefined ? undefined : statusOf(input, member);
+    if (role === node.role && sameStatus(status, node.managerStatus)) return [];
+    const next = clone(NodeSchema, node);
+    next.role = role;
+    if (status === undefined) delete next.managerStatus;
+    else next.managerStatus = status;
+    return [updateAction('node', next)];
+  });
+}
+
+/** Up at once; down only once it is out of the group (SwarmKit's role manager). */
+function roleOf(node: Node, member: RaftMember | undefined): NodeRole {
+  if (node.spec?.desiredRole === NodeRole.MANAGER) return NodeRole.MANAGER;
+  return member === undefined ? NodeRole.WORKER : node.role;
+}
+
+function statusOf({ status }: GroupInput, { raftId, addr }: RaftMember): ManagerStatus {
+  return create(ManagerStatusSchema, {
+    raftId, addr, leader: raftId === status.id,
+    reachability: isReachable(status, raftId) ? Reachability.REACHABLE : Reachability.UNREACHABLE,
+  });
+}
+
+function sameStatus(a: ManagerStatus | undefined, b: ManagerStatus | undefined): boolean {
+  if (a === undefined || b === undefined) return a === b;
+  return a.raftId === b.raftId && a.addr === b.addr && a.leader === b.leader && a.reachability === b.reachability;
+}

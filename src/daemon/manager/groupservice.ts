@@ -1,0 +1,171 @@
+// What managers offer each other: Raft messages, snapshots, proposals, and SwarmKit's RaftMembership for those who join
+// or come back at another address.
+
+import { randomBytes } from 'node:crypto';
+import { create, fromBinary } from '@bufbuild/protobuf';
+import { ManagerClient } from '../../io/grpc/client.js';
+import type { Caller, Handler, Outgoing } from '../../io/grpc/server.js';
+import { toAppError } from '../../io/grpc/service.js';
+import { fromWire } from '../../io/raftpeers/messages.js';
+import { AppFailure } from '../../lib/result.js';
+import {
+  ExchangeResponseSchema, ProposeResponseSchema, SnapshotFileSchema, type ProposeRequest, type RaftBatch, type RaftMessage,
+  type SnapshotChunk,
+} from '../../model/proto/skein_pb.js';
+import {
+  Health, HealthCheckRequestSchema, HealthCheckResponse_ServingStatus, JoinResponseSchema, LeaveResponseSchema, LogSelectorSchema,
+  LogSubscriptionOptionsSchema, RaftMemberSchema, SubscribeLogsMessageSchema, type JoinRequest, type LeaveRequest, type RaftMember,
+  type SubscribeLogsMessage, type SubscribeLogsRequest,
+} from '../../model/proto/swarmkit_pb.js';
+import type { Credentials } from '../../io/grpc/client.js';
+import type { Consensus } from './consensus.js';
+import { changeMember } from './groupchange.js';
+import type { Manager } from './manager.js';
+import { NO_LEADER } from './proposals.js';
+
+const SNAPSHOT_BYTES_MAX = 1024 * 1024 * 1024;
+const DIAL_BACK_TIMEOUT_MS = 5000;
+const CHANGE_TIMEOUT_MS = 10_000;
+
+export interface GroupServices {
+  readonly group: Readonly<Record<string, Handler>>;
+  readonly membership: Readonly<Record<string, Handler>>;
+}
+
+/** `consensus` is undefined while this manager is still joining: others ask again. */
+export function groupServices(
+  consensus: () => Consensus | undefined, manager: () => Manager | undefined, credentials: () => Credentials,
+): GroupServices {
+  const ready = (): Consensus => consensus() ?? notReady();
+  return {
+    group: {
+      exchange: (requests: AsyncIterable<RaftBatch>, caller: Caller) => exchange(ready(), requests, caller),
+      install: (requests: AsyncIterable<SnapshotChunk>, caller: Caller) => install(ready(), requests, caller),
+      propose: async (request: ProposeRequest) => create(ProposeResponseSchema, { taken: ready().proposeFor(request.command) }),
+      subscribeLogs: async ({ selector, options }: SubscribeLogsRequest, _caller: Caller, out: Outgoing<SubscribeLogsMessage>) => {
+        const { broker, consensus: group } = manager() ?? notReady();
+        if (!group.leading) throw new AppFailure({ code: 'unavailable', message: NO_LEADER });
+        const lines = broker.subscribe(selector ?? create(LogSelectorSchema), options ?? create(LogSubscriptionOptionsSchema), out.closed);
+        for await (const line of lines) await out.write(create(SubscribeLogsMessageSchema, { messages: [line] }));
+      },
+    },
+    membership: {
+      join: (request: JoinRequest, caller: Caller) => join(ready(), request, caller, credentials()),
+      leave: (request: LeaveRequest, caller: Caller) => leave(ready(), request, caller),
+    },
+  };
+}
+
+function notReady(): never {
+  throw new AppFailure({ code: 'unavailable', message: 'this manager is not part of the group yet' });
+}
+
+/** A message is believed from the manager it says it comes from only. */
+function isFrom(consensus: Consensus, { from }: RaftMessage, caller: Caller): boolean {
+  const known = consensus.members.get(from);
+  return known === undefined || known.nodeId === caller.identity?.nodeId;
+}
+
+async function exchange(consensus: Consensus, requests: AsyncIterable<RaftBatch>, caller: Caller): Promise<object> {
+  let from = 0n;
+  try {
+    for await (const { messages } of requests) {
+      for (const wire of messages) {
+        const message = isFrom(consensus, wire, caller) ? fromWire(wire) : undefined;
+        // Snapshots come by install().
+        if (message === undefined || message.kind === 'snapshot') continue;
+        from = message.from;
+        consensus.step(message);
+      }
+    }
+  } catch (error) {
+    if (error instanceof AppFailure || !(error instanceof Error)) throw error;
+    // The connection broke: told below, whichever way it did.
+  } finally {
+    if (from !== 0n) consensus.suspect(from);
+  }
+  return create(ExchangeResponseSchema);
+}
+
+async function install(consensus: Consensus, requests: AsyncIterable<SnapshotChunk>, caller: Caller): Promise<object> {
+  const parts: Uint8Array[] = [];
+  let wire: RaftMessage | undefined;
+  let size = 0;
+  for await (const { message, data } of requests) {
+    wire ??= message;
+    size += data.length;
+    if (size > SNAPSHOT_BYTES_MAX) throw new AppFailure({ code: 'resource_exhausted', message: 'the snapshot is too large' });
+    parts.push(data);
+  }
+  const message = wire !== undefined && isFrom(consensus, wire, caller) ? fromWire(wire) : undefined;
+  if (message === undefined) throw new AppFailure({ code: 'invalid_argument', message: 'a snapshot without its message' });
+  const data = Buffer.concat(parts);
+  const { index, term, voters, learners } = fromBinary(SnapshotFileSchema, data);
+  consensus.step({ ...message, snapshot: { index, term, confState: { voters, learners }, data } });
+  return create(ExchangeResponseSchema);
+}
+
+function refuse(message: string): never {
+  throw new AppFailure({ code: 'failed_precondition', message });
+}
+
+async function join(consensus: Consensus, request: JoinRequest, caller: Caller, credentials: Credentials): Promise<object> {
+  if (!consensus.leading) refuse(NO_LEADER);
+  const nodeId = caller.identity?.nodeId ?? '';
+  const addr = reachableAt(request.addr, caller.address);
+  if (consensus.store.get('node', nodeId) === undefined) refuse(`node ${nodeId} is not part of the swarm`);
+  await dialBack(addr, credentials);
+  const known = consensus.members.ofNode(nodeId);
+  if (known !== undefined && known.raftId === request.raftId) {
+    if (known.addr !== addr) await change(consensus, 'updateNode', create(RaftMemberSchema, { raftId: known.raftId, nodeId, addr }));
+    return answer(consensus, known.raftId);
+  }
+  // Its log is gone: what it once promised under the old id cannot be held against a new one.
+  if (known !== undefined) await change(consensus, 'removeNode', known);
+  const raftId = randomBytes(8).readBigUInt64BE() >> 1n | 1n;
+  await change(consensus, 'addLearner', create(RaftMemberSchema, { raftId, nodeId, addr }));
+  return answer(consensus, raftId);
+}
+
+function answer(consensus: Consensus, raftId: bigint): object {
+  return create(JoinResponseSchema, { raftId, members: consensus.members.list() });
+}
+
+async function change(consensus: Consensus, kind: 'addLearner' | 'removeNode' | 'updateNode', member: RaftMember): Promise<void> {
+  if (!await changeMember(consensus, kind, member, CHANGE_TIMEOUT_MS)) {
+    throw new AppFailure({ code: 'unavailable', message: 'the group of managers could not be changed: too few of them answer' });
+  }
+}
+
+/** SwarmKit: a manager that listens everywhere is reached where its call came from. */
+function reachableAt(addr: string, seen: string): string {
+  const at = addr.lastIndexOf(':');
+  const host = addr.slice(0, at);
+  if (at < 0) refuse(`invalid address of a manager: ${addr}`);
+  return ['', '0.0.0.0', '[::]'].includes(host) ? `${seen}${addr.slice(at)}` : addr;
+}
+
+async function dialBack(addr: string, credentials: Credentials): Promise<void> {
+  const client = new ManagerClient(addr, credentials);
+  try {
+    const { status } = await client.unary(Health.method.check, create(HealthCheckRequestSchema, { service: 'Raft' }), DIAL_BACK_TIMEOUT_MS);
+    if (status !== HealthCheckResponse_ServingStatus.SERVING) refuse(`the manager at ${addr} is not serving`);
+  } catch (error) {
+    if (error instanceof AppFailure) throw error;
+    refuse(`could not connect to prospective new cluster member using its advertised address: ${toAppError(error).message}`);
+  } finally {
+    client.close();
+  }
+}
+
+/** A manager takes itself out (it leaves the swarm by force). */
+async function leave(consensus: Consensus, request: LeaveRequest, caller: Caller): Promise<object> {
+  if (!consensus.leading) refuse(NO_LEADER);
+  const member = consensus.members.get(request.node?.raftId ?? 0n);
+  if (member !== undefined) {
+    if (member.nodeId !== caller.identity?.nodeId) throw new AppFailure({ code: 'permission_denied',
+      message: 'a manager can take out only itself' });
+    await change(consensus, 'removeNode', member);
+  }
+  return create(LeaveResponseSchema);
+}

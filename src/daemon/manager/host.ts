@@ -1,0 +1,256 @@
+// ManagerHost: a node's part as a manager: the server on its management port, its member of the Raft group, its Manager.
+// A founder begins the group; any other manager asks for its place in it first, while its server answers already (the
+// leader calls back before it takes anybody in).
+
+import { create } from '@bufbuild/protobuf';
+import { rm } from 'node:fs/promises';
+import type { Logger } from 'pino';
+import { ManagerClient, type Credentials } from '../../io/grpc/client.js';
+import { limitLog } from '../../io/grpc/connections.js';
+import { startGrpcServer, type GrpcServer, type Handler, type ServerIdentity } from '../../io/grpc/server.js';
+import { toAppError } from '../../io/grpc/service.js';
+import { AppFailure, fail, ok, unwrap, type AppError, type Result } from '../../lib/result.js';
+import { ManagerGroup, NetworkView } from '../../model/proto/skein_pb.js';
+import {
+  CA, Dispatcher, Health, JoinRequestSchema, LeaveRequestSchema, LogBroker, NodeCA, RaftMemberSchema, RaftMembership, type RaftMember,
+} from '../../model/proto/swarmkit_pb.js';
+import { MANAGEMENT_PORT, parseHostPort } from '../addresses.js';
+import type { SwarmFiles, SwarmState } from '../swarmstate.js';
+import { authorize } from './authorize.js';
+import { caHandlers, nodeCaHandlers } from './caservice.js';
+import { Consensus } from './consensus.js';
+import { dispatcherHandlers } from './dispatcher.js';
+import { handOver } from './groupchange.js';
+import { groupServices } from './groupservice.js';
+import { healthHandlers } from './health.js';
+import { LockKeeper } from './lockkeeper.js';
+import { logBrokerHandlers } from './logservice.js';
+import { Manager } from './manager.js';
+import { networkViewHandlers } from './networkview.js';
+import { throughLeader, type Leadership } from './proxy.js';
+
+const JOIN_CALL_TIMEOUT_MS = 15_000;
+const RETRY_MIN_MS = 200;
+const RETRY_MAX_MS = 5000;
+const LEAVE_TIMEOUT_MS = 5000;
+const HAND_OVER_MS = 1000;
+
+export interface ManagerHostOptions {
+  readonly files: SwarmFiles;
+  readonly state: () => SwarmState;
+  /** Keeps what joining the group brought, before it is acted upon. */
+  readonly saveState: (state: SwarmState) => Promise<void>;
+  readonly identity: () => ServerIdentity;
+  readonly credentials: () => Credentials;
+  /** The certificate's key lay in the clear: a new one is wanted. */
+  readonly onKeyExposed: () => void;
+  readonly logger: Logger;
+  readonly onBug: (error: unknown) => void;
+}
+
+export class ManagerHost {
+  manager: Manager | undefined;
+  private consensus: Consensus | undefined;
+  private lockKeeper: LockKeeper | undefined;
+  private server: GrpcServer | undefined;
+  private closed = false;
+  private readonly options: ManagerHostOptions;
+
+  constructor(options: ManagerHostOptions) {
+    this.options = options;
+  }
+
+  /**
+   * Listens; then takes up its place in the group. Fails with AppFailure when the port cannot be had, or nobody takes
+   * it in within `timeoutMs`.
+   */
+  async start(timeoutMs: number): Promise<Manager> {
+    await this.listen();
+    const state = this.options.state();
+    if (state.raftId === '') await this.joinGroup(timeoutMs);
+    const manager = await this.open();
+    if (state.raftId === '') await this.caughtUp(manager, timeoutMs);
+    void this.tellAddress().catch(this.options.onBug);
+    return manager;
+  }
+
+  setIdentity(): void {
+    this.server?.setIdentity(this.options.identity());
+    this.consensus?.reconnect();
+  }
+
+  /** Other managers there are, as far as this one knows. */
+  get others(): number {
+    return this.consensus === undefined ? 0 : this.consensus.members.list().length - 1;
+  }
+
+  /** Stops; the files stay. A leader hands over first, so that nobody waits for an election. */
+  async close(): Promise<void> {
+    if (this.closed) return;
+    this.closed = true;
+    await this.handOver();
+    await this.server?.close();
+    await this.manager?.close();
+    const keeper = this.lockKeeper?.close();
+    // Ends what the keeper waits for.
+    await this.consensus?.close();
+    await keeper;
+  }
+
+  /** Out of the group for good: by the leader when there is one; the log goes. */
+  async leave(): Promise<void> {
+    await this.handOver();
+    if (this.others > 0) {
+      const problem = await this.takeOut();
+      if (problem !== '') this.options.logger.error({ problem }, 'the other managers still count this one: demote and remove it there');
+    }
+    await this.discard();
+  }
+
+  /** It is no member any more (it was demoted): its log is worth nothing. */
+  async discard(): Promise<void> {
+    await this.close();
+    await rm(this.options.files.raftDir, { recursive: true, force: true });
+  }
+
+  private async handOver(): Promise<void> {
+    const { consensus } = this;
+    if (consensus === undefined || !handOver(consensus)) return;
+    const deadline = performance.now() + HAND_OVER_MS;
+    while ((consensus.leading || consensus.leader() === undefined) && performance.now() < deadline) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  }
+
+  private async takeOut(): Promise<string> {
+    const { consensus } = this;
+    const client = consensus === undefined || consensus.leading ? undefined : this.manager?.leaderClient();
+    if (consensus === undefined || client === undefined) return 'there is no other leader';
+    const node = create(RaftMemberSchema, { raftId: consensus.raftId });
+    return client.unary(RaftMembership.method.leave, create(LeaveRequestSchema, { node }), LEAVE_TIMEOUT_MS)
+      .then(() => '', (error: unknown) => toAppError(error).message);
+  }
+
+  private async listen(): Promise<void> {
+    const { options } = this;
+    const { host, port } = unwrap(parseHostPort(options.state().listenAddr, MANAGEMENT_PORT));
+    const leadership: Leadership = { term: () => this.manager?.term(), leaderClient: () => this.manager?.leaderClient() };
+    const { group, membership } = groupServices(() => this.consensus, () => this.manager, options.credentials);
+    this.server = await startGrpcServer({
+      host: host === '' ? '0.0.0.0' : host,
+      port,
+      identity: options.identity(),
+      authorize: (path, caller) => authorize({ view: this.manager?.view(), clusterId: options.state().clusterId }, path, caller),
+      onBug: options.onBug,
+      onLimit: limitLog(options.logger),
+      services: [
+        { service: CA, handlers: throughLeader(CA, this.late(caHandlers), leadership) },
+        { service: NodeCA, handlers: throughLeader(NodeCA, this.late(nodeCaHandlers), leadership) },
+        { service: Dispatcher, handlers: throughLeader(Dispatcher, this.late(dispatcherHandlers), leadership) },
+        { service: LogBroker, handlers: throughLeader(LogBroker, this.late(logBrokerHandlers), leadership) },
+        { service: NetworkView, handlers: throughLeader(NetworkView, this.late(networkViewHandlers), leadership) },
+        { service: RaftMembership, handlers: throughLeader(RaftMembership, membership, leadership) },
+        { service: ManagerGroup, handlers: group },
+        { service: Health, handlers: healthHandlers() },
+      ],
+    });
+  }
+
+  /** Handlers of the Manager there will be. */
+  private late(make: (manager: Manager) => Readonly<Record<string, Handler>>): Readonly<Record<string, Handler>> {
+    let of: Manager | undefined;
+    let handlers: Readonly<Record<string, Handler>> = {};
+    return new Proxy({}, {
+      get: (_target, name: string) => (...args: unknown[]) => {
+        const manager = this.manager ?? notReady();
+        if (manager !== of) handlers = make(of = manager);
+        const handler = handlers[name] as ((...a: unknown[]) => Promise<unknown>) | undefined;
+        if (handler === undefined) throw new AppFailure({ code: 'unimplemented', message: `${name} is not implemented` });
+        return handler(...args);
+      },
+    });
+  }
+
+  private async open(): Promise<Manager> {
+    const { files, state, credentials, onKeyExposed, logger, onBug } = this.options;
+    const keys = await files.raftKeys();
+    const { raftId, nodeId, advertiseAddr, joined, group } = state();
+    const consensus = await Consensus.open({
+      directory: files.raftDir, dek: keys.current, pendingDek: keys.pending, raftId: BigInt(raftId), nodeId, advertiseAddr,
+        founder: joined !== true,
+      seeds: (group ?? []).map((member) => create(RaftMemberSchema, { ...member, raftId: BigInt(member.raftId) })),
+      credentials, logger, onCrash: onBug,
+    });
+    if (consensus.tornBytes > 0) {
+      logger.warn({ bytes: consensus.tornBytes }, 'the raft log ended in a write that was never finished nor acknowledged: it was cut off');
+    }
+    this.consensus = consensus;
+    await consensus.start();
+    const manager = new Manager(consensus, logger, { nodeId, advertiseAddr });
+    const keeper = new LockKeeper({ files, manager, onKeyExposed, logger });
+    manager.settled = () => keeper.settled();
+    this.lockKeeper = keeper;
+    this.manager = manager;
+    manager.start(onBug);
+    keeper.start(onBug);
+    return manager;
+  }
+
+  private async joinGroup(timeoutMs: number): Promise<void> {
+    const deadline = performance.now() + timeoutMs;
+    let pauseMs = RETRY_MIN_MS;
+    for (let attempt = 0; ; attempt++) {
+      const state = this.options.state();
+      const { addr = '' } = state.managers[attempt % Math.max(state.managers.length, 1)] ?? {};
+      const joined = await this.ask(addr, 0n);
+      if (joined.ok) {
+        const group = joined.value.members.map((m) => ({ raftId: m.raftId.toString(), nodeId: m.nodeId, addr: m.addr }));
+        await this.options.saveState({ ...state, raftId: joined.value.raftId.toString(), joined: true, group });
+        return;
+      }
+      if (this.closed || performance.now() > deadline) throw new AppFailure(joined.error);
+      this.options.logger.info({ manager: addr, error: joined.error.message }, 'not taken into the group of managers yet');
+      await new Promise((resolve) => setTimeout(resolve, pauseMs));
+      pauseMs = Math.min(2 * pauseMs, RETRY_MAX_MS);
+    }
+  }
+
+  /** Somebody who just joined sees the swarm, not an empty store. */
+  private async caughtUp(manager: Manager, timeoutMs: number): Promise<void> {
+    const deadline = performance.now() + timeoutMs;
+    while (!this.closed && manager.view().cluster() === undefined && performance.now() < deadline) {
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  }
+
+  /** This manager's address is another one than the group knows: the leader is told until it knows. */
+  private async tellAddress(): Promise<void> {
+    const { consensus } = this;
+    const { advertiseAddr, nodeId } = this.options.state();
+    while (consensus !== undefined && !this.closed) {
+      const known = consensus.members.ofNode(nodeId);
+      if (known === undefined || known.addr === advertiseAddr || known.raftId !== consensus.raftId) return;
+      const leader = consensus.leader();
+      // The leader itself does it as its own keeper of the group.
+      if (leader !== undefined && leader.raftId !== consensus.raftId) await this.ask(leader.addr, consensus.raftId);
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MAX_MS / 5));
+    }
+  }
+
+  private async ask(address: string, raftId: bigint): Promise<Result<{ raftId: bigint; members: readonly RaftMember[] }, AppError>> {
+    if (address === '') return fail('unavailable', 'no manager is known');
+    const client = new ManagerClient(address, this.options.credentials());
+    try {
+      const request = create(JoinRequestSchema, { addr: this.options.state().advertiseAddr, raftId });
+      return ok(await client.unary(RaftMembership.method.join, request, JOIN_CALL_TIMEOUT_MS));
+    } catch (error) {
+      return { ok: false, error: toAppError(error) };
+    } finally {
+      client.close();
+    }
+  }
+}
+
+function notReady(): never {
+  throw new AppFailure({ code: 'unavailable', message: 'this manager is not part of the group yet' });
+}

@@ -1,0 +1,40 @@
+// Members: who is in the group of managers, by raft id, as the log says: from the contexts of its membership changes.
+
+import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
+import type { ConfChange } from '../../core/raft/types.js';
+import { RaftMemberSchema, type RaftMember } from '../../model/proto/swarmkit_pb.js';
+
+export class Members {
+  private readonly byId = new Map<bigint, RaftMember>();
+
+  constructor(members: readonly RaftMember[]) {
+    this.replace(members);
+  }
+
+  replace(members: readonly RaftMember[]): void {
+    this.byId.clear();
+    for (const member of members) this.byId.set(member.raftId, member);
+  }
+
+  apply(change: ConfChange): void {
+    if (change.kind === 'removeNode') this.byId.delete(change.member);
+    else if (change.context.length > 0) this.byId.set(change.member, fromBinary(RaftMemberSchema, change.context));
+  }
+
+  get(raftId: bigint): RaftMember | undefined {
+    return this.byId.get(raftId);
+  }
+
+  ofNode(nodeId: string): RaftMember | undefined {
+    return this.list().find((member) => member.nodeId === nodeId);
+  }
+
+  /** Sorted by raft id. */
+  list(): RaftMember[] {
+    return [...this.byId.values()].sort((a, b) => (a.raftId < b.raftId ? -1 : a.raftId > b.raftId ? 1 : 0));
+  }
+}
+
+export function memberContext(raftId: bigint, nodeId: string, addr: string): Uint8Array {
+  return toBinary(RaftMemberSchema, create(RaftMemberSchema, { raftId, nodeId, addr }));
+}

@@ -1,0 +1,125 @@
+// Proposals: commands on their way into the log, from whichever manager. One resolves once the command was applied on
+// this replica, whoever led and however often it was proposed: a retry carries the same command id, so nothing is applied
+// twice, and the first application answers.
+
+import { create, toBinary } from '@bufbuild/protobuf';
+import { COMMAND_BYTES_MAX } from '../../core/store/batches.js';
+import type { Applied } from '../../core/store/store.js';
+import type { ManagerClient } from '../../io/grpc/client.js';
+import { fail, type AppError, type Result } from '../../lib/result.js';
+import { CommandSchema, ManagerGroup, ProposeRequestSchema, type Command } from '../../model/proto/skein_pb.js';
+
+/** More that wait are refused at once. */
+const WAITING_MAX = 10_000;
+/** Docker's clients wait for a minute; an election takes a second or two. */
+const PROPOSE_TIMEOUT_MS = 20_000;
+const FORWARD_TIMEOUT_MS = 3000;
+const RETRY_MS = 50;
+/** A proposal that was taken and is not applied by now is made once more: the leader that took it may be gone. */
+const REPEAT_MS = 3000;
+
+export const NO_LEADER = "The swarm does not have a leader. It's possible that too few managers are online. "
+  + 'Make sure more than half of the managers are online.';
+
+export interface ProposalsOptions {
+  /** Into the own log; false when this manager does not lead. */
+  readonly here: (data: Uint8Array) => boolean;
+  readonly leading: () => boolean;
+  readonly leaderClient: () => ManagerClient | undefined;
+  readonly onLeadership: (listener: () => void) => () => void;
+}
+
+export class Proposals {
+  private readonly options: ProposalsOptions;
+  private readonly waiting = new Map<string, (result: Result<Applied>) => void>();
+  private wakers = new Set<() => void>();
+  private closed = false;
+
+  constructor(options: ProposalsOptions) {
+    this.options = options;
+  }
+
+  async propose(command: Command): Promise<Result<Applied>> {
+    const data = toBinary(CommandSchema, command);
+    const refusal = this.refusal(data);
+    if (refusal !== undefined) return { ok: false, error: refusal };
+    let result: Result<Applied> | undefined;
+    const applied = this.wait(command.id).then((value) => { result = value; });
+    const deadline = performance.now() + PROPOSE_TIMEOUT_MS;
+    while (result === undefined) {
+      const taken = await this.submit(data);
+      await this.appliedOrChanged(applied, taken ? REPEAT_MS : RETRY_MS);
+      if (result === undefined && performance.now() > deadline) this.applied(command.id, fail('unavailable', NO_LEADER));
+    }
+    return result;
+  }
+
+  /** Counts only as long as this manager leads. */
+  async proposeAsLeader(command: Command): Promise<Result<Applied>> {
+    const data = toBinary(CommandSchema, command);
+    const refusal = this.refusal(data);
+    if (refusal !== undefined) return { ok: false, error: refusal };
+    const applied = this.wait(command.id);
+    const lost = fail('aborted', 'this manager does not lead any more');
+    const stop = this.options.onLeadership(() => this.applied(command.id, lost));
+    if (!this.options.here(data)) this.applied(command.id, lost);
+    const result = await applied;
+    stop();
+    return result;
+  }
+
+  /** Another leader, or none: what the last one took may be lost. */
+  leaderChanged(): void {
+    const { wakers } = this;
+    this.wakers = new Set();
+    for (const wake of wakers) wake();
+  }
+
+  /** The log says what became of it; commands of others are ignored. */
+  applied(commandId: string, result: Result<Applied>): void {
+    const resolve = this.waiting.get(commandId);
+    if (resolve === undefined) return;
+    this.waiting.delete(commandId);
+    resolve(result);
+  }
+
+  close(): void {
+    this.closed = true;
+    for (const id of [...this.waiting.keys()]) this.applied(id, fail('unavailable', 'this manager is stopping'));
+  }
+
+  private refusal(data: Uint8Array): AppError | undefined {
+    if (data.length > COMMAND_BYTES_MAX) {
+      return { code: 'invalid_argument', message: `raft: raft message is too large and can't be sent (${data.length} bytes)` };
+    }
+    if (this.closed) return { code: 'unavailable', message: 'this manager is stopping' };
+    if (this.waiting.size < WAITING_MAX) return undefined;
+    return { code: 'resource_exhausted', message: 'too many changes are waiting to be committed: try again' };
+  }
+
+  private async appliedOrChanged(applied: Promise<void>, ms: number): Promise<void> {
+    let wake!: () => void;
+    const woken = new Promise<void>((resolve) => { wake = resolve; });
+    const timer = setTimeout(wake, ms);
+    this.wakers.add(wake);
+    await Promise.race([applied, woken]);
+    clearTimeout(timer);
+    this.wakers.delete(wake);
+  }
+
+  private wait(commandId: string): Promise<Result<Applied>> {
+    return new Promise((resolve) => {
+      this.waiting.set(commandId, resolve);
+    });
+  }
+
+  /** True when the leader took it. */
+  private async submit(data: Uint8Array): Promise<boolean> {
+    if (this.options.leading()) return this.options.here(data);
+    const client = this.options.leaderClient();
+    if (client === undefined) return false;
+    const request = create(ProposeRequestSchema, { command: data });
+    const answer = await client.unary(ManagerGroup.method.propose, request, FORWARD_TIMEOUT_MS).catch(() => undefined);
+    return answer?.taken === true;
+  }
+}

@@ -1,0 +1,112 @@
+// One simulated run: a group that one member begins and others join, clients, faults for a while, then peace, in which it
+// must come to rest: a leader, equal replicas, and operations that are answered. All of it from one seed.
+
+import { RaftNode } from '../../src/core/raft/raft.js';
+import { Prng } from '../../src/lib/prng.js';
+import { Checker, Violation, digest } from './checker.js';
+import { Client } from './clients.js';
+import { Clock } from './clock.js';
+import { Faults } from './faults.js';
+import { Host, type Mark, type ShellBug, type World } from './host.js';
+import { SimNetwork } from './network.js';
+
+export interface Options {
+  readonly seed: number;
+  /** Simulated, with faults. */
+  readonly minutes: number;
+  readonly raftClass?: typeof RaftNode;
+  readonly bugs?: readonly ShellBug[];
+  readonly trace?: (text: string) => void;
+}
+
+export interface Outcome {
+  readonly seed: number;
+  /** The same seed gives the same. */
+  readonly hash: string;
+  readonly simulatedMs: number;
+  readonly events: number;
+  readonly messages: number;
+  readonly entries: bigint;
+  readonly terms: number;
+  readonly operations: number;
+  /** How often what happened: a run in which nothing goes wrong proves nothing. */
+  readonly marks: ReadonlyMap<Mark, number>;
+}
+
+/** A few dozen election timeouts. */
+const REST_MS = 8_000;
+/** How much of what each does is reads, and how often it wanders. The faithful reader stays with a leader that was replaced. */
+const CLIENTS = [[1, 0.02], [0.3, 0.3], [0.3, 0.3], [0.1, 0.1]] as const;
+
+export function simulate(options: Options): Outcome {
+  const random = new Prng(BigInt(options.seed));
+  const clock = new Clock();
+  const world: World = {
+    clock, random, network: new SimNetwork(clock, random), checker: new Checker(), hosts: new Map(),
+    raftClass: options.raftClass ?? RaftNode, bugs: new Set(options.bugs ?? []),
+    marks: new Map(),
+    trace: options.trace === undefined ? undefined : (text) => options.trace?.(`${(clock.nowMs / 1000).toFixed(3)} ${text}`),
+  };
+  begin(world, random.pick([1, 3, 3, 3, 5]));
+  const floors = new Map<string, bigint>();
+  const clients = CLIENTS.map(([readRate, wanderRate], i) => new Client(world, `client${i + 1}`, floors, readRate, wanderRate));
+  const faults = new Faults(world);
+  clients.forEach((client) => client.start());
+  faults.start();
+  clock.run(clock.nowMs + options.minutes * 60_000);
+  faults.stop();
+  clock.run(clock.nowMs + REST_MS / 2);
+  const before = clients.map(({ stats }) => stats.writes + stats.reads);
+  clock.run(clock.nowMs + REST_MS / 2);
+  clients.forEach((client, i) => {
+    if (client.stats.writes + client.stats.reads === before[i]) throw new Violation(`a client is not served though all is well: ${describe(world)}`);
+    client.stop();
+  });
+  clock.run(clock.nowMs + REST_MS);
+  atRest(world);
+  const operations = clients.reduce((sum, { stats }) => sum + stats.reads + stats.writes, 0);
+  const hash = digest(world.checker.summary(), `${clock.eventCount} ${world.network.sentCount} ${operations}`);
+  return {
+    seed: options.seed, hash: hash.slice(0, 16), simulatedMs: clock.nowMs, events: clock.eventCount,
+    messages: world.network.sentCount, entries: world.checker.committedMax, terms: world.checker.terms, operations, marks: world.marks,
+  };
+}
+
+/** As a swarm begins: one member, the others join. */
+function begin(world: World, count: number): void {
+  const first = new Host(world, 1n, true);
+  world.hosts.set(first.id, first);
+  world.clock.run(world.clock.nowMs + 500);
+  for (let id = 2n; id <= count; id++) {
+    world.hosts.set(id, new Host(world, id, false));
+    for (const kind of ['addLearner', 'addNode'] as const) {
+      const proposed = first.raft.proposeConfChange({ kind, member: id, context: new Uint8Array(0) });
+      if (!proposed.ok) throw new Violation(`member ${id} cannot join: ${proposed.refusal}`);
+      first.work();
+      world.clock.run(world.clock.nowMs + 1_000);
+    }
+  }
+}
+
+function describe({ hosts }: World): string {
+  return [...hosts.values()].map(({ id, raft }) => {
+    const { role, leader, term, commit, last, activeConfState: { voters, learners } } = raft.status;
+    return `${id} ${role} of ${leader} term ${term} commit ${commit} last ${last} voters ${voters.join(' ')} learners ${learners.join(' ')}`;
+  }).join('; ');
+}
+
+/** One leader, and every member of its configuration has the same. */
+function atRest(world: World): void {
+  const { hosts, checker } = world;
+  const leaders = [...hosts.values()].filter((host) => host.raft.leader);
+  const [leader] = leaders;
+  if (leader === undefined || leaders.length > 1) throw new Violation(`${leaders.length} leaders though all is well`);
+  const { voters, learners } = leader.raft.status.confState;
+  for (const id of [...voters, ...learners]) {
+    const host = hosts.get(id);
+    if (host === undefined) throw new Violation(`member ${id} is in the configuration, but its process was ended`);
+    if (host.applied !== leader.applied) throw new Violation(`member ${id} is at ${host.applied}, the leader at ${leader.applied}`);
+    checker.state(id, host.applied, host.stateHash());
+  }
+  if (leader.applied < checker.committedMax) throw new Violation(`${checker.committedMax} was committed, the leader is at ${leader.applied}`);
+}

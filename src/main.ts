@@ -2,4 +2,10 @@
 
 import { runCli } from './cli/cli.js';
 
-process.exitCode = await runCli(process.argv.slice(2));
+const LINGER_MS = 200;
+
+const code = await runCli(process.argv.slice(2));
+process.exitCode = code;
+// A command that failed does not live on by what it had opened: an agent that could not start would keep its port, serve
+// nothing, and never be started again.
+if (code !== 0) setTimeout(() => process.exit(code), LINGER_MS).unref();

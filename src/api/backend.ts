@@ -17,8 +17,8 @@ export type SwarmUpdate = Omit<ClusterUpdate, 'rootCa'>;
 export interface ManagerBackend {
   /** The replica's state; what was committed before fresh() was called is in it. */
   view(): ReadTx;
-  /** Resolves once view() shows all that was committed before the call; at once, with what is known, without a leader. */
-  fresh(): Promise<void>;
+  /** True once view() shows all that was committed before the call; false when no leader says so: then it may be old. */
+  fresh(): Promise<boolean>;
   /**
    * Runs `build` on the current state and commits what it returns: durable and applied when this resolves.
    * When a concurrent change got in between (not a user's stale version), build runs again on the new state.

@@ -45,6 +45,10 @@ export function notManager(local: LocalNode): AppFailure {
   return new AppFailure({ code: 'unavailable', message: text });
 }
 
+export function noLeader(): AppFailure {
+  return failure('unavailable', NO_LEADER);
+}
+
 export function failure(code: ErrorCode, message: string): AppFailure {
   return new AppFailure({ code, message });
 }

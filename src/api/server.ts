@@ -9,7 +9,7 @@ import type { Logger } from 'pino';
 import { AppFailure } from '../lib/result.js';
 import { apiVersion, engineVersion, minApiVersion } from '../lib/version.js';
 import type { NodeBackend } from './backend.js';
-import { failure } from './errors.js';
+import { failure, noLeader } from './errors.js';
 import { Call, type Handler } from './http.js';
 import { routes } from './routes/index.js';
 
@@ -18,6 +18,8 @@ const HEADERS_TIMEOUT_MS = 30_000;
 const MAX_HEADER_BYTES = 128 * 1024;
 /** Of a request already answered with an error. */
 const MAX_DISCARDED_BYTES = 4 * 1024 * 1024 * 1024;
+/** Paths whose answers are about the swarm's state. */
+const SWARM_OBJECTS = /^\/(services|tasks|nodes|configs|secrets|networks)(\/|$)/;
 
 export interface ApiOptions {
   readonly socketPath: string;
@@ -118,16 +120,24 @@ async function serve(
   const { signal } = gone;
   const base = { backend, logger, request, response, signal };
   let call = new Call({ ...base, params: {}, query: new URLSearchParams(), minor: 0 });
+  let old = false;
   try {
     const target = targetOf(request.url ?? '/');
     const found = router.find((request.method ?? 'GET') as createRouter.HTTPMethod, target.path);
     call = new Call({ ...base, params: found?.params ?? {}, query: target.query, minor: target.minor });
     if (found === null || found.store === null) throw failure('not_found', 'page not found');
-    if (target.path !== '/_ping') await backend.manager()?.fresh();
+    if (target.path !== '/_ping') old = await backend.manager()?.fresh() === false && SWARM_OBJECTS.test(target.path);
+    // RFC 9111 has made the field obsolete, but gives no other; clients of Docker ignore it.
+    if (old) response.setHeader('Warning', '110 - "no leader confirms this answer: it may be old"');
     await (found.store as Handler)(call);
   } catch (error) {
-    answerFailure(call, error);
+    answerFailure(call, old && isAboutState(error) ? noLeader() : error);
   }
+}
+
+/** A refusal by the state of the swarm: from one that may be old it would be a guess. */
+function isAboutState(error: unknown): boolean {
+  return error instanceof AppFailure && (error.code === 'not_found' || error.code === 'already_exists' || /out of sequence/.test(error.message));
 }
 
 /** Reads what the client still sends, within a bound: closing on it would cost the client the answer. */

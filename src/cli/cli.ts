@@ -8,6 +8,7 @@ import { installDockerRuntime } from '../io/docker/wrapper.js';
 import { labDown, labExec, labList, labUp, nodeInfo } from '../lab/lab.js';
 import type { LabRequest } from '../lab/plan.js';
 import { labNames } from '../lab/teardown.js';
+import { backupCommand, restoreCommand } from './backup.js';
 import { doctor } from './doctor.js';
 import { demo } from './demo.js';
 
@@ -39,6 +40,7 @@ export async function runCli(args: readonly string[]): Promise<number> {
   let exitCode = 0;
   const program = new Command('skein').description('Swarm mode as a userspace networking layer').enablePositionalOptions();
   addAgent(program);
+  addBackup(program);
   addLab(program, (code) => {
     exitCode = code;
   });
@@ -61,16 +63,9 @@ export async function runCli(args: readonly string[]): Promise<number> {
     .action(async (options: { once: boolean }) => {
       exitCode = await demo(options.once);
     });
-  program.command('bench').description('measure beside peers, in one run').command('overlay')
-    .description('task to task across two nodes, beside host veth and kernel VXLAN')
-    .option('--rounds <n>', 'rounds', integer, BENCH_ROUNDS)
-    .option('--slice <duration>', 'length of one measurement', slice, 300)
-    .option('--wire', 'cut every packet to the MTU on the uplinks', false)
-    .option('--json', 'for scripts', false)
-    .action(async ({ slice: sliceMs, rounds, wire, json }: { slice: number; rounds: number; wire: boolean; json: boolean }) => {
-      if (rounds < 1) throw new InvalidArgumentError('--rounds must be at least 1');
-      exitCode = await (await import('../../bench/overlay.js')).benchOverlay({ sliceMs, rounds, wire, json });
-    });
+  addBench(program, (code) => {
+    exitCode = code;
+  });
   try {
     await program.parseAsync([...args], { from: 'user' });
   } catch (error) {
@@ -99,6 +94,45 @@ function addAgent(program: Command): void {
     .option('--log-level <level>', `default ${AGENT_DEFAULTS.logLevel}`)
     .action(async ({ config, ...flags }: Partial<AgentOptions> & { config?: string }) => {
       unwrap(await runAgent(unwrap(await agentOptions(flags, config))));
+    });
+}
+
+function addBackup(program: Command): void {
+  program.command('backup').description('write a manager\'s swarm state to one file, while its agent runs or not')
+    .requiredOption('--to <file>', 'where to; mode 0600')
+    .option('--state-dir <path>', 'of the agent', AGENT_DEFAULTS.stateDir)
+    .option('--force', 'replace a file that is there', false)
+    .option('--json', 'for scripts', false)
+    .action(backupCommand);
+  program.command('restore').description('make a manager\'s state directory from a backup; its agent is started after')
+    .requiredOption('--from <file>', 'made by skein backup')
+    .option('--state-dir <path>', 'of the agent; without a swarm in it', AGENT_DEFAULTS.stateDir)
+    .option('--json', 'for scripts', false)
+    .action(restoreCommand);
+}
+
+function addBench(program: Command, exit: (code: number) => void): void {
+  const bench = program.command('bench').description('measure beside peers, in one run');
+  bench.command('overlay')
+    .description('task to task across two nodes, beside host veth and kernel VXLAN')
+    .option('--rounds <n>', 'rounds', integer, BENCH_ROUNDS)
+    .option('--slice <duration>', 'length of one measurement', slice, 300)
+    .option('--wire', 'cut every packet to the MTU on the uplinks', false)
+    .option('--json', 'for scripts', false)
+    .action(async ({ slice: sliceMs, rounds, wire, json }: { slice: number; rounds: number; wire: boolean; json: boolean }) => {
+      if (rounds < 1) throw new InvalidArgumentError('--rounds must be at least 1');
+      exit(await (await import('../../bench/overlay.js')).benchOverlay({ sliceMs, rounds, wire, json }));
+    });
+  bench.command('control')
+    .description('writes, loss of the leader, endpoint changes of three managers, beside etcd')
+    .option('--rounds <n>', 'rounds', integer, 9)
+    .option('--slice <duration>', 'length of one measurement', slice, 300)
+    .option('--failovers <n>', 'ends of the leader, of each kind', integer, 3)
+    .option('--agents <n>', 'more agents, in one process', integer, 0)
+    .option('--json', 'for scripts', false)
+    .action(async ({ slice: sliceMs, ...options }: { slice: number; rounds: number; failovers: number; agents: number; json: boolean }) => {
+      if (options.rounds < 1) throw new InvalidArgumentError('--rounds must be at least 1');
+      exit(await (await import('../../bench/control.js')).benchControl({ sliceMs, ...options }));
     });
 }
 

@@ -9,10 +9,11 @@ import { DATA_KEY_BYTES, decodeNodeFile, encodeNodeFile, newDataKey, type NodeKe
 import { bundle, checkIssued, isKeyOf } from '../io/x509/certificates.js';
 import { AppFailure } from '../lib/result.js';
 
-const NODE_FILE = 'certificates/swarm-node.pem';
-const ROOT_FILE = 'certificates/swarm-root-ca.crt';
+export const STATE_FILE = 'state.json';
+export const NODE_FILE = 'certificates/swarm-node.pem';
+export const ROOT_FILE = 'certificates/swarm-root-ca.crt';
 /** Where the key of the raft log was kept before there was a lock. */
-const OLD_DATA_KEY_FILE = 'raft-dek';
+export const OLD_DATA_KEY_FILE = 'raft-dek';
 const NO_KEYS: NodeKeys = { key: '', raft: undefined, unlockKey: undefined, unlockVersion: 0n, exposed: false };
 
 export interface SwarmState {
@@ -64,14 +65,14 @@ export class SwarmFiles {
 
   /** Undefined outside a swarm. */
   async load(): Promise<SwarmState | undefined> {
-    const file = path.join(this.directory, 'state.json');
+    const file = path.join(this.directory, STATE_FILE);
     const text = await readFile(file, 'utf8').catch(missing);
     if (text === undefined) return undefined;
     return parseState(text) ?? damaged(`error while loading the swarm state in ${file}: it is damaged`);
   }
 
   async save(state: SwarmState): Promise<void> {
-    await this.write('state.json', JSON.stringify(state, undefined, 2), 0o600);
+    await this.write(STATE_FILE, JSON.stringify(state, undefined, 2), 0o600);
   }
 
   /** A pair that matches; whether it is still valid is certificateProblem(). SwarmLocked when it takes another unlock key. */
@@ -172,7 +173,7 @@ export class SwarmFiles {
 
   /** The state first: what a kill leaves behind belongs to no swarm. */
   async clear(): Promise<void> {
-    await this.files.remove(path.join(this.directory, 'state.json'));
+    await this.files.remove(path.join(this.directory, STATE_FILE));
     await rm(this.directory, { recursive: true, force: true });
     this.keys = undefined;
     this.certificate = '';
@@ -194,7 +195,8 @@ function damaged(message: string): never {
   });
 }
 
-function parseState(text: string): SwarmState | undefined {
+/** Undefined when it is damaged. */
+export function parseState(text: string): SwarmState | undefined {
   let value: Partial<SwarmState> | null;
   try {
     value = JSON.parse(text) as Partial<SwarmState> | null;

@@ -11,12 +11,16 @@ export class ApiError extends Error {
   }
 }
 
-export async function api<T = unknown>(socketPath: string, method: string, path: string, body?: unknown, timeoutMs = 30_000): Promise<T> {
+export async function api<T = unknown>(
+  socketPath: string, method: string, path: string, body?: unknown, timeoutMs = 30_000,
+  onHeaders?: (headers: http.IncomingHttpHeaders) => void,
+): Promise<T> {
   const text = body === undefined ? undefined : JSON.stringify(body);
   return new Promise((resolve, reject) => {
     const request = http.request({
       socketPath, method, path, timeout: timeoutMs, headers: text === undefined ? {} : { 'content-type': 'application/json', 'content-length': Buffer.byteLength(text) },
     }, (response) => {
+      onHeaders?.(response.headers);
       const chunks: Buffer[] = [];
       response.on('data', (chunk: Buffer) => chunks.push(chunk));
       response.on('error', reject);
@@ -35,7 +39,7 @@ export async function api<T = unknown>(socketPath: string, method: string, path:
   });
 }
 
-/** Polls until `check` gives a value. */
+/** Polls until `check` gives a value, or fails with an error that is marked as fatal. */
 export async function until<T>(what: string, timeoutMs: number, check: () => Promise<T | undefined>): Promise<T> {
   const deadline = Date.now() + timeoutMs;
   let last: unknown;
@@ -44,6 +48,7 @@ export async function until<T>(what: string, timeoutMs: number, check: () => Pro
       const value = await check();
       if (value !== undefined) return value;
     } catch (error) {
+      if (error instanceof Error && 'fatal' in error) throw error;
       last = error;
     }
     if (Date.now() > deadline) throw new Error(`${what}: not within ${timeoutMs} ms${last instanceof Error ? ` (${last.message})` : ''}`);

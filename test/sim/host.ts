@@ -5,9 +5,14 @@ import { fromBinary, toBinary } from '@bufbuild/protobuf';
 import { decodeConfChange } from '../../src/core/raft/confchange.js';
 import type { RaftNode } from '../../src/core/raft/raft.js';
 import type { ConfState, Entry, Message, Ready } from '../../src/core/raft/types.js';
-import { Store } from '../../src/core/store/store.js';
+import { Store, type Applied } from '../../src/core/store/store.js';
 import type { Prng } from '../../src/lib/prng.js';
-import { CommandSchema, StoreStateSchema } from '../../src/model/proto/skein_pb.js';
+import type { AppError, Result } from '../../src/lib/result.js';
+import { KINDS, type Kind, type StoreObject } from '../../src/core/store/view.js';
+import {
+  ClusterSchema, ConfigSchema, NetworkSchema, NodeSchema, SecretSchema, ServiceSchema, TaskSchema, type Node,
+} from '../../src/model/proto/swarmkit_pb.js';
+import { CommandSchema, StoreStateSchema, type Command } from '../../src/model/proto/skein_pb.js';
 import { digest, type Checker } from './checker.js';
 import type { Clock } from './clock.js';
 import { SimDisk } from './disk.js';
@@ -34,9 +39,21 @@ export interface World {
   readonly bugs: ReadonlySet<ShellBug>;
   readonly marks: Map<Mark, number>;
   readonly trace: ((text: string) => void) | undefined;
+  readonly hooks?: HostHooks;
+  /** Entries between snapshots and bytes on their way are few, so that their ends are met often; whole commands need more. */
+  readonly scale: number;
 }
 
-export type Acknowledge = (accepted: boolean) => void;
+export type Acknowledge = (accepted: boolean, error?: AppError) => void;
+
+/** What is built on the group (the whole world's managers) follows it through these. */
+export interface HostHooks {
+  readonly applied: (host: Host, entry: Entry, command: Command, result: Result<Applied>) => void;
+  /** Began, or began anew from a snapshot: what it knew may have changed at once. */
+  readonly restored: (host: Host) => void;
+  readonly leadership: (host: Host, leading: boolean) => void;
+  readonly crashed: (host: Host) => void;
+}
 
 interface PendingRead {
   readonly answer: (store: Store) => void;
@@ -46,7 +63,19 @@ interface PendingRead {
 
 const TICK_MS = 40;
 const STATE_CHECK_INTERVAL = 8n;
-const LIMITS = { electionTicks: 6, heartbeatTicks: 1, inflightMax: 4, uncommittedBytesMax: 4_000 } as const;
+const LIMITS = { electionTicks: 6, heartbeatTicks: 1, inflightMax: 4 } as const;
+const UNCOMMITTED_BYTES_MAX = 4_000;
+
+const SCHEMAS = {
+  node: NodeSchema, service: ServiceSchema, task: TaskSchema, network: NetworkSchema, cluster: ClusterSchema, secret: SecretSchema, config: ConfigSchema,
+} as const;
+const hashes = new WeakMap<StoreObject, string>();
+
+function hashOf(kind: Kind, object: StoreObject): string {
+  let hash = hashes.get(object);
+  if (hash === undefined) hashes.set(object, hash = digest(toBinary(SCHEMAS[kind] as typeof NodeSchema, object as Node)));
+  return hash;
+}
 
 export class Host {
   readonly id: bigint;
@@ -70,6 +99,7 @@ export class Host {
   private reads = new Map<bigint, PendingRead>();
   private nextRead = 1n;
   private snapshotEvery = 20;
+  private wasLeading = false;
 
   constructor(world: World, id: bigint, begins: boolean) {
     this.world = world;
@@ -93,12 +123,14 @@ export class Host {
     this.reads = new Map();
     // Shells count from the start again: answers to an earlier life must not be taken for this one's.
     this.nextRead = 1n;
-    this.snapshotEvery = random.between(10, 40);
+    const { scale } = this.world;
+    this.snapshotEvery = random.between(10, 40) * scale;
+    this.wasLeading = false;
     this.restore();
     this.raft = new raftClass({
       id: this.id, hardState, confState: snapshot.confState, snapshotIndex: snapshot.index, snapshotTerm: snapshot.term,
       entries: [...entries], seed: random.uint63(),
-      appendBytesMax: random.pick([1, 400, 4_000]), ...LIMITS,
+      appendBytesMax: random.pick([1, 400, 4_000]) * scale, uncommittedBytesMax: UNCOMMITTED_BYTES_MAX * scale, ...LIMITS,
     });
     this.later(random.between(1, TICK_MS), () => this.tick());
     if (this.life > 1) this.mark('restart');
@@ -114,6 +146,7 @@ export class Host {
     this.life += 1;
     if (this.world.bugs.has('no-sync')) this.disk.entries = this.disk.entries.slice(0, -2);
     if (this.disk.crash(this.world.random)) this.mark('write torn');
+    this.world.hooks?.crashed(this);
   }
 
   step(message: Message): void {
@@ -127,6 +160,22 @@ export class Host {
     if (!this.up || !this.raft.propose(command.data).ok) return false;
     this.waiters.set(command.id, acknowledge);
     if (this.world.bugs.has('acknowledge-before-commit')) acknowledge(true);
+    this.work();
+    return true;
+  }
+
+  /** Told once, when the command is applied here, whoever proposed it. */
+  await(commandId: string, acknowledge: Acknowledge): void {
+    this.waiters.set(commandId, acknowledge);
+  }
+
+  forget(commandId: string): void {
+    this.waiters.delete(commandId);
+  }
+
+  /** Into the own log; false when it does not lead or cannot take it. */
+  offer(data: Uint8Array): boolean {
+    if (!this.up || !this.raft.propose(data).ok) return false;
     this.work();
     return true;
   }
@@ -199,7 +248,14 @@ export class Host {
     }
     this.answerReads();
     this.raft.advance();
+    this.tellLeadership();
     if (this.applied - this.disk.snapshot.index >= BigInt(this.snapshotEvery)) this.takeSnapshot();
+  }
+
+  private tellLeadership(): void {
+    if (this.raft.leader === this.wasLeading) return;
+    this.wasLeading = this.raft.leader;
+    this.world.hooks?.leadership(this, this.wasLeading);
   }
 
   private apply(entry: Entry): void {
@@ -226,8 +282,10 @@ export class Host {
       }
     }
     if (entry.index % STATE_CHECK_INTERVAL === 0n) checker.state(this.id, entry.index, this.stateHash());
-    this.waiters.get(command.id)?.(result.ok);
+    this.world.hooks?.applied(this, entry, command, result);
+    const acknowledge = this.waiters.get(command.id);
     this.waiters.delete(command.id);
+    acknowledge?.(result.ok, result.ok ? undefined : result.error);
   }
 
   private markConf(entry: Entry): void {
@@ -263,14 +321,22 @@ export class Host {
     const { index, data, confState } = this.disk.snapshot;
     this.store = new Store();
     this.applied = index;
-    if (index === 0n) return;
+    if (index > 0n) this.load(index, data, confState);
+    this.world.hooks?.restored(this);
+  }
+
+  private load(index: bigint, data: Uint8Array, confState: ConfState): void {
     if (!this.world.bugs.has('ignore-snapshot-data')) this.store.restore(fromBinary(StoreStateSchema, data));
     this.world.checker.state(this.id, index, this.stateHash());
     this.world.checker.conf(this.id, index, confState);
   }
 
+  /** Of everything the state holds; objects never change, so each is encoded once. */
   stateHash(): string {
-    return digest(toBinary(StoreStateSchema, this.store.snapshot()));
+    const { store } = this;
+    const parts: string[] = [`${store.index}`, store.recentIds().join(' ')];
+    for (const kind of KINDS) for (const object of store.list(kind)) parts.push(hashOf(kind, object));
+    return digest(parts.join(' '));
   }
 
   private send(message: Message): void {

@@ -1,8 +1,10 @@
-// `npm run sim -- --seed N [--seeds COUNT] [--minutes M] [--trace]`: simulates, one line a seed. A failure prints its seed
+// `npm run sim -- --seed N [--seeds COUNT] [--minutes M] [--trace] [--raft]`: simulates the whole swarm,
+// or with --raft only the group and its registers; one line a seed. A failure prints its seed
 // and what was violated, and ends with 1.
 
 import { parseArgs } from 'node:util';
 import { simulate } from './simulation.js';
+import { simulateSwarm } from './swarm.js';
 
 const { values } = parseArgs({
   options: {
@@ -10,6 +12,7 @@ const { values } = parseArgs({
     seeds: { type: 'string', default: '1' },
     minutes: { type: 'string', default: '1' },
     trace: { type: 'boolean', default: false },
+    raft: { type: 'boolean', default: false },
   },
 });
 const first = Number(values.seed);
@@ -18,7 +21,8 @@ let simulatedMs = 0;
 let failed = 0;
 for (let seed = first; seed < first + Number(values.seeds); seed++) {
   try {
-    const outcome = simulate({ seed, minutes: Number(values.minutes), ...(values.trace ? { trace: (text: string) => console.log(text) } : {}) });
+    const one = values.raft ? simulate : simulateSwarm;
+    const outcome = one({ seed, minutes: Number(values.minutes), ...(values.trace ? { trace: (text: string) => console.log(text) } : {}) });
     simulatedMs += outcome.simulatedMs;
     const { hash, events, messages, entries, terms, operations } = outcome;
     console.log(`seed ${seed}: ${hash}  ${entries} entries, ${terms} terms, ${operations} operations, ${messages} messages, ${events} events`);

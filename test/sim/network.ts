@@ -23,6 +23,10 @@ export class SimNetwork {
     this.cuts.add(`${from}>${to}`);
   }
 
+  mend(from: bigint, to: bigint): void {
+    this.cuts.delete(`${from}>${to}`);
+  }
+
   heal(): void {
     this.cuts.clear();
   }
@@ -48,7 +52,12 @@ export class SimNetwork {
     if (random.chance(this.repeatRate)) clock.after(this.delay(), deliver);
   }
 
-  private delay(): number {
+  /** `share`: of the losses, those that count. */
+  passes(from: bigint, to: bigint, share: number): boolean {
+    return !this.cuts.has(`${from}>${to}`) && !this.cuts.has(`${to}>${from}`) && !this.random.chance(this.lossRate * share);
+  }
+
+  delay(): number {
     return this.random.chance(this.lateRate) ? this.random.between(100, 3_000) : this.random.between(1, this.delayMsMax);
   }
 }

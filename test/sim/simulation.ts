@@ -44,7 +44,7 @@ export function simulate(options: Options): Outcome {
   const world: World = {
     clock, random, network: new SimNetwork(clock, random), checker: new Checker(), hosts: new Map(),
     raftClass: options.raftClass ?? RaftNode, bugs: new Set(options.bugs ?? []),
-    marks: new Map(),
+    marks: new Map(), scale: 1,
     trace: options.trace === undefined ? undefined : (text) => options.trace?.(`${(clock.nowMs / 1000).toFixed(3)} ${text}`),
   };
   begin(world, random.pick([1, 3, 3, 3, 5]));
@@ -73,7 +73,7 @@ export function simulate(options: Options): Outcome {
 }
 
 /** As a swarm begins: one member, the others join. */
-function begin(world: World, count: number): void {
+export function begin(world: World, count: number): void {
   const first = new Host(world, 1n, true);
   world.hosts.set(first.id, first);
   world.clock.run(world.clock.nowMs + 500);
@@ -88,7 +88,7 @@ function begin(world: World, count: number): void {
   }
 }
 
-function describe({ hosts }: World): string {
+export function describe({ hosts }: World): string {
   return [...hosts.values()].map(({ id, raft }) => {
     const { role, leader, term, commit, last, activeConfState: { voters, learners } } = raft.status;
     return `${id} ${role} of ${leader} term ${term} commit ${commit} last ${last} voters ${voters.join(' ')} learners ${learners.join(' ')}`;
@@ -96,7 +96,7 @@ function describe({ hosts }: World): string {
 }
 
 /** One leader, and every member of its configuration has the same. */
-function atRest(world: World): void {
+export function atRest(world: World): void {
   const { hosts, checker } = world;
   const leaders = [...hosts.values()].filter((host) => host.raft.leader);
   const [leader] = leaders;

@@ -69,7 +69,7 @@ export class FakeNode implements NodeBackend {
     if (this.state !== 'active' || this.worker) return undefined;
     return {
       view: () => this.store,
-      fresh: () => Promise.resolve(),
+      fresh: () => Promise.resolve(true),
       commit: async (build) => {
         const built = build(this.store, { nowMs: Date.now(), newId: () => newId(randomBytes), randomBytes });
         if (!built.ok) return built;

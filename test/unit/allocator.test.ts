@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { freeAddress, freeSubnet } from '../../src/core/allocator/pool.js';
+import { removeAction } from '../../src/core/store/actions.js';
 import { contains, overlaps, parseAddress, parsePrefix, prefixSize, type Prefix } from '../../src/lib/cidr.js';
 import { VNI_OPTION, addressOf, prefixesOf, vniOf } from '../../src/model/network.js';
 import { PortConfig_Protocol as Protocol, PortConfig_PublishMode as Mode } from '../../src/model/proto/swarmkit_pb.js';
@@ -165,6 +166,40 @@ describe('addresses', () => {
     const id = swarm.addService('web', { ports: [{ targetPort: 80, publishedPort: 8080 }] });
     swarm.settle();
     assert.equal(swarm.tasks(id)[0]?.status?.err, 'service needs ingress network, but no ingress network is present');
+  });
+});
+
+describe('what others still hold', () => {
+  it('VXLAN id and subnet of a removed network are not given out while a task of it still runs', () => {
+    const swarm = new Swarm({ nodes: 2 });
+    const before = swarm.addNetwork('before');
+    const id = swarm.addService('web', { networks: [before] });
+    swarm.settle();
+    const old = swarm.get('network', before);
+    swarm.removeService(id);
+    swarm.apply([removeAction('network', old)]);
+    const after = swarm.addNetwork('after');
+    swarm.pass();
+    assert.notEqual(vniOf(swarm.get('network', after)), vniOf(old));
+    assert.notEqual(swarm.get('network', after).ipam?.configs[0]?.subnet, old.ipam?.configs[0]?.subnet);
+    swarm.advance(30_000);
+    const later = swarm.addNetwork('later');
+    swarm.settle();
+    assert.equal(vniOf(swarm.get('network', later)), vniOf(old), 'free once the task has ended');
+  });
+
+  it('a published port asked for by two services at once goes to one; the other waits for it and says so', () => {
+    const swarm = new Swarm({ nodes: 2 });
+    swarm.addNetwork('ingress', { ingress: true });
+    const ports = [{ targetPort: 80, publishedPort: 8080 }];
+    const [first, second] = [swarm.addService('first', { ports }), swarm.addService('second', { ports })];
+    swarm.settle();
+    assert.equal(swarm.running(first).length, 1);
+    assert.equal(swarm.running(second).length, 0);
+    assert.equal(swarm.tasks(second)[0]?.status?.err, 'port 8080 is already in use by service first');
+    swarm.removeService(first);
+    swarm.advance(30_000);
+    assert.equal(swarm.running(second).length, 1);
   });
 });
 

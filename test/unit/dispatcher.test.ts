@@ -118,6 +118,14 @@ describe('sessions', () => {
     assert.equal(sessions.check('n1', 'fresh'), 'ok');
   });
 
+  it('a manager that was stopped waits as long as if it had not been', () => {
+    const sessions = new Sessions();
+    sessions.register('n1', '', 's', 0, PERIOD_MS);
+    sessions.stalled(60_000);
+    assert.deepEqual(sessions.expire(60_000), []);
+    assert.deepEqual(sessions.expire(60_000 + 3 * PERIOD_MS), ['n1']);
+  });
+
   it('a node known from the store has twice the time to call', () => {
     const sessions = new Sessions();
     sessions.expect('n1', 0, PERIOD_MS);

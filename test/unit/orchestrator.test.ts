@@ -135,6 +135,23 @@ describe('restart', () => {
     assert.equal(swarm.store.list('task').filter((t) => t.nodeId === lost.nodeId && stateOf(t) <= TaskState.RUNNING).length, 0);
   });
 
+  it('an ended task whose node is lost keeps its address until the others let go of it, or long enough has passed', () => {
+    const swarm = new Swarm({ nodes: 3 });
+    swarm.addNetwork('front');
+    const id = swarm.addService('web', { networks: ['net-front'] });
+    swarm.settle();
+    const [task] = swarm.running(id);
+    assert.ok(task);
+    swarm.acknowledging = false;
+    swarm.exit(task, TaskState.FAILED);
+    swarm.removeService(id);
+    swarm.nodeDown(task.nodeId);
+    swarm.settle();
+    assert.ok(swarm.store.get('task', task.id), 'another node may still send to its address');
+    swarm.advance(11_000);
+    assert.equal(swarm.store.get('task', task.id), undefined);
+  });
+
   it('stops after the allowed attempts', () => {
     const swarm = new Swarm();
     swarm.behave = () => 'fail';

@@ -16,7 +16,8 @@ function elected(): Group {
 }
 
 const message = (kind: MessageKind, term: bigint): Message => ({
-  kind, to: 1n, from: 2n, term, index: 0n, logTerm: 0n, entries: [], commit: 0n, reject: false, rejectHint: 0n, transfer: false, context: 0n,
+  kind, to: 1n, from: 2n, term, index: 0n, logTerm: 0n, entries: [], commit: 0n, reject: false, rejectHint: 0n, transfer: false,
+    context: 0n,
   snapshot: undefined,
 });
 

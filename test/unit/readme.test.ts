@@ -13,7 +13,8 @@ const scripts = (JSON.parse(read('package.json')) as { scripts: Record<string, s
 
 describe('README', () => {
   it('names npm scripts that package.json has', () => {
-    const named = [...readme.matchAll(/npm (?:run (?:-s )?)?([a-z][a-z:]*)/g)].map((match) => match[1] as string).filter((name) => name !== 'packages');
+    const named = [...readme.matchAll(/npm (?:run (?:-s )?)?([a-z][a-z:]*)/g)].map((match) => match[1] as string).filter((name) =>
+      name !== 'packages');
     assert.ok(named.includes('demo') && named.includes('test'));
     for (const name of named) assert.ok(scripts[name] !== undefined, `npm run ${name}`);
   });
@@ -31,15 +32,18 @@ describe('README', () => {
     assert.ok(lines.length >= 5);
     for (const line of lines) {
       const own = line.split(' -- ')[0] as string;
-      for (const verb of own.split(' ').slice(0, own.startsWith('lab ') ? 2 : 1)) assert.ok(cli.includes(`command('${verb}')`), `skein ${verb}`);
-      for (const [option] of own.matchAll(/--[a-z-]+/g)) assert.ok(option === '--help' || cli.includes(`'${option}`), `skein ${own}: ${option}`);
+      for (const verb of own.split(' ').slice(0, own.startsWith('lab ') ? 2 : 1)) assert.ok(cli.includes(`command('${verb}')`),
+        `skein ${verb}`);
+      for (const [option] of own.matchAll(/--[a-z-]+/g)) assert.ok(option === '--help'
+        || cli.includes(`'${option}`), `skein ${own}: ${option}`);
     }
   });
 
   it('names files and folders that exist', () => {
     for (const [, file] of readme.matchAll(/\]\(([^)]+)\)/g)) assert.ok(existsSync(path.join(root, file as string)), file);
     for (const [, file] of readme.matchAll(/node (scripts\/\S+|test\/\S+)/g)) assert.ok(existsSync(path.join(root, file as string)), file);
-    for (const folder of ['src/lib', 'src/model', 'src/core', 'src/platform', 'src/io', 'src/api', 'src/daemon', 'src/cli', 'src/lab', 'native', 'test']) {
+    for (const folder of ['src/lib', 'src/model', 'src/core', 'src/platform', 'src/io', 'src/api', 'src/daemon', 'src/cli',
+      'src/lab', 'native', 'test']) {
       assert.ok(existsSync(path.join(root, folder)), folder);
     }
   });

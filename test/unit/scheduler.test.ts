@@ -157,7 +157,8 @@ describe('constraints', () => {
     ['node.id==n1', true], ['node.id != n1', false], ['node.hostname==N1', true], ['node.role==worker', true], ['node.role!=manager', true],
     ['node.labels.disk==ssd', true], ['node.labels.disk==hdd', false], ['node.labels.missing==x', false], ['node.labels.missing!=x', true],
     ['node.labels.Zone==a', true], ['node.platform.os==linux', true], ['node.platform.arch==x86_64', true],
-    ['node.ip==198.51.100.1', true], ['node.ip==198.51.100.0/24', true], ['node.ip!=198.51.100.0/24', false], ['node.ip==10.0.0.0/8', false],
+    ['node.ip==198.51.100.1', true], ['node.ip==198.51.100.0/24', true], ['node.ip!=198.51.100.0/24', false],
+      ['node.ip==10.0.0.0/8', false],
     ['node.nonsense==x', false], ['node.nonsense!=x', false],
   ] as const) {
     it(`${text} is ${met ? '' : 'not '}met`, () => assert.equal(meetsConstraints([text], node), met));

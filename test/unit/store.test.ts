@@ -160,7 +160,8 @@ describe('Store', () => {
     const result = store.apply(2n, command('b', [updateAction('node', clone(NodeSchema, old))]));
     assert.ok(result.ok);
     const [event] = result.value.events as [StoreEvent];
-    assert.deepEqual([event.kind, event.action, event.old === old, event.object === store.get('node', 'n1')], ['node', 'update', true, true]);
+    assert.deepEqual([event.kind, event.action, event.old === old, event.object === store.get('node', 'n1')], ['node', 'update',
+      true, true]);
   });
 
   it('any history restores from its snapshot to the same bytes and goes on the same', () => {

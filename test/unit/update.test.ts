@@ -5,7 +5,7 @@ import { describe, it } from 'node:test';
 import {
   UpdateConfig_FailureAction as Action, UpdateConfig_UpdateOrder as Order, UpdateStatus_UpdateState as State,
 } from '../../src/model/proto/swarmkit_pb.js';
-import { Swarm, TaskState, desiredOf, imageOf, isTerminal, stateOf, type ServiceOptions } from './harness.js';
+import { Availability, Swarm, TaskState, desiredOf, imageOf, isTerminal, stateOf, type ServiceOptions } from './harness.js';
 
 function deployed(options: ServiceOptions, nodes = 2) {
   const swarm = new Swarm({ nodes });
@@ -89,6 +89,33 @@ describe('rolling update', () => {
       assert.equal(state(), State.COMPLETED);
     });
   }
+
+  const wantedPerSlot = (swarm: Swarm, id: string): number => Math.max(0, ...[1n, 2n].map((slot) => swarm.tasks(id)
+    .filter((task) => task.slot === slot && desiredOf(task) <= TaskState.RUNNING
+      && task.specVersion?.index === swarm.get('service', id).specVersion?.index)
+    .length));
+
+  it('start-first: an old and a new task that end together are followed by one', () => {
+    const options = { replicas: 1, update: { order: Order.START_FIRST } };
+    const { swarm, id } = deployed(options);
+    swarm.behave = (task) => (imageOf(task) === 'app:2' ? 'hang' : 'run');
+    swarm.updateService(id, { ...options, image: 'app:2' });
+    swarm.advance(100);
+    for (const task of swarm.tasks(id)) if (!isTerminal(task)) swarm.exit(task, TaskState.FAILED);
+    swarm.pass();
+    assert.equal(wantedPerSlot(swarm, id), 1);
+  });
+
+  it('start-first: a task on a node that is drained as its turn comes is followed by one', () => {
+    const options = { replicas: 1, update: { order: Order.START_FIRST } };
+    const { swarm, id } = deployed(options);
+    swarm.updateService(id, { ...options, image: 'app:2' });
+    swarm.setAvailability(swarm.running(id)[0]?.nodeId ?? '', Availability.DRAIN);
+    for (let pass = 0; pass < 3; pass++) {
+      swarm.pass();
+      assert.ok(wantedPerSlot(swarm, id) <= 1);
+    }
+  });
 
   it('stop-first never runs two tasks of a slot', () => {
     const options = { replicas: 2, networks: ['net-front'] };

@@ -42,6 +42,8 @@ interface Pass {
   readonly networks: Map<string, Network>;
   readonly services: Map<string, Service>;
   readonly used: Map<string, Set<number>>;
+  /** Services that ask for a port another one has, and why they get none. */
+  readonly conflicts: Map<string, string>;
   readonly actions: StoreAction[];
 }
 
@@ -53,6 +55,7 @@ export function allocate(input: AllocatorInput): readonly StoreAction[] {
     networks: new Map(view.list('network').map((network) => [network.id, network])),
     services: new Map(view.list('service').map((service) => [service.id, service])),
     used: new Map(),
+    conflicts: new Map(),
     actions: [],
   };
   for (const network of byAge(view.list('network'))) allocateNetwork(pass, network);
@@ -91,7 +94,7 @@ function allocateNetwork(pass: Pass, network: Network): void {
 }
 
 function chooseVni(pass: Pass, network: Network): number | undefined {
-  const used = new Set([...pass.networks.values()].map(vniOf));
+  const used = new Set([...pass.networks.values(), ...lingering(pass)].map(vniOf));
   const asked = pairValue(network.spec?.driverConfig?.options, VNI_OPTION);
   if (asked !== undefined) {
     const vni = Number(asked.split(',')[0]);
@@ -102,7 +105,7 @@ function chooseVni(pass: Pass, network: Network): number | undefined {
 }
 
 function chooseSubnets(pass: Pass, network: Network): ReturnType<typeof ipamConfig>[] | undefined {
-  const others = [...pass.networks.values()].filter((other) => other.id !== network.id);
+  const others = [...pass.networks.values(), ...lingering(pass)].filter((other) => other.id !== network.id);
   const taken = others.flatMap(prefixesOf);
   const asked = askedConfigs(network);
   if (asked.length > 0) {
@@ -137,7 +140,7 @@ function ipamConfig(subnet: string, gateway: string, range: string) {
 
 /** Everything that holds an address now. */
 function collectUsed(pass: Pass): void {
-  const { view, soft, nowMs } = pass.input;
+  const { view } = pass.input;
   for (const network of pass.networks.values()) {
     const used = new Set<number>();
     for (const config of network.ipam?.configs ?? []) {
@@ -161,10 +164,25 @@ function collectUsed(pass: Pass): void {
     for (const vip of service.endpoint?.virtualIps ?? []) take(vip.networkId, vip.addr);
   }
   for (const task of view.list('task')) {
-    if (released(view, soft, task)) continue;
-    if (stateOf(task) > TaskState.RUNNING && timestampMs(task.meta?.updatedAt) + RELEASE_TIMEOUT_MS < nowMs) continue;
+    if (isFree(pass.input, task)) continue;
     for (const attachment of task.networks) for (const cidr of attachment.addresses) take(attachment.network?.id, cidr);
   }
+}
+
+/** What the task has may be given to others. */
+function isFree({ view, soft, nowMs }: AllocatorInput, task: Task): boolean {
+  if (released(view, soft, task)) return true;
+  return stateOf(task) > TaskState.RUNNING && timestampMs(task.meta?.updatedAt) + RELEASE_TIMEOUT_MS < nowMs;
+}
+
+/** Networks that were removed while tasks on their way out are still in them: their VXLAN ids and subnets are not free yet. */
+function lingering(pass: Pass): Network[] {
+  const found = new Map<string, Network>();
+  for (const task of pass.input.view.list('task')) {
+    if (task.networks.every(({ network }) => network === undefined || pass.networks.has(network.id)) || isFree(pass.input, task)) continue;
+    for (const { network } of task.networks) if (network !== undefined && !pass.networks.has(network.id)) found.set(network.id, network);
+  }
+  return [...found.values()];
 }
 
 function takeAddress(pass: Pass, network: Network): string | undefined {
@@ -208,6 +226,11 @@ function ingressAttachment(pass: Pass, node: Node): NetworkAttachment | undefine
 
 function allocateService(pass: Pass, service: Service): void {
   const spec = service.spec?.endpoint ?? create(EndpointSpecSchema);
+  const conflict = portConflict(pass, service);
+  if (conflict !== undefined) {
+    pass.conflicts.set(service.id, conflict);
+    return;
+  }
   const ports = allocatePorts(pass, service);
   const endpoint = create(EndpointSchema, { spec, ports });
   if (usesVip(service)) {
@@ -225,6 +248,20 @@ function allocateService(pass: Pass, service: Service): void {
   next.endpoint = endpoint;
   pass.services.set(next.id, next);
   pass.actions.push(updateAction('service', next));
+}
+
+/** The request was checked against what was there then; another service may have been faster. It waits until the port is free. */
+function portConflict(pass: Pass, service: Service): string | undefined {
+  const asked = ingressPorts(service.spec?.endpoint?.ports).filter((port) => port.publishedPort !== 0);
+  if (asked.length === 0) return undefined;
+  for (const other of pass.services.values()) {
+    if (other.id === service.id) continue;
+    for (const { protocol, publishedPort } of ingressPorts(other.endpoint?.ports)) {
+      if (!asked.some((port) => port.publishedPort === publishedPort && port.protocol === protocol)) continue;
+      return `port ${publishedPort} is already in use by service ${other.spec?.annotations?.name ?? other.id}`;
+    }
+  }
+  return undefined;
 }
 
 function allocatePorts(pass: Pass, service: Service): PortConfig[] {
@@ -262,6 +299,8 @@ function allocateTask(pass: Pass, task: Task): void {
   const configs = [...attachmentConfigs(service)];
   const ingress = [...pass.networks.values()].find(isIngress);
   const problem = (): string | undefined => {
+    const conflict = pass.conflicts.get(service.id);
+    if (conflict !== undefined) return conflict;
     if (ingressPorts(service.endpoint?.ports).length > 0) {
       if (ingress?.driverState === undefined) return 'service needs ingress network, but no ingress network is present';
       const address = takeAddress(pass, ingress);

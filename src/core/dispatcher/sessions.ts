@@ -72,6 +72,11 @@ export class Sessions {
     if (session !== undefined) session.deadlineMs = nowMs;
   }
 
+  /** The manager itself did not run for so long, and could hear nobody. */
+  stalled(ms: number): void {
+    for (const session of this.byNode.values()) session.deadlineMs += ms;
+  }
+
   /** Nodes whose time is up; each is named once. */
   expire(nowMs: number): string[] {
     const expired: string[] = [];

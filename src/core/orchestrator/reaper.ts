@@ -2,7 +2,7 @@
 // no node forwards to them, and history beyond the cluster's retention limit per slot.
 
 import { timestampMs } from '../../lib/time.js';
-import { NodeStatus_State, TaskState, type Task } from '../../model/proto/swarmkit_pb.js';
+import { TaskState, type Task } from '../../model/proto/swarmkit_pb.js';
 import { isTerminal, stateOf } from '../../model/task.js';
 import { released } from '../store/soft.js';
 import type { Change, Input } from './change.js';
@@ -42,17 +42,14 @@ export function reconcileReaper(input: Input, change: Change): void {
   }
 }
 
-/** Its process has ended, or never was, or its node is gone from the swarm; and its addresses are free. */
+/** Its process has ended, or never was, and its addresses are free: also where its own node is gone, others may still send to it. */
 function isGone(input: Input, change: Change, task: Task): boolean {
   const { view, soft, nowMs } = input;
   if (stateOf(task) < TaskState.ASSIGNED || task.nodeId === '') return true;
-  const node = view.get('node', task.nodeId);
-  if (node === undefined) return true;
   if (!isTerminal(task)) return false;
   if (task.networks.length === 0 || released(view, soft, task)) return true;
-  const endedMs = timestampMs(task.meta?.updatedAt);
-  const deadline = endedMs + RELEASE_TIMEOUT_MS;
-  if (node.status?.state === NodeStatus_State.DOWN || nowMs >= deadline) return true;
+  const deadline = timestampMs(task.meta?.updatedAt) + RELEASE_TIMEOUT_MS;
+  if (nowMs >= deadline) return true;
   change.wakeAt(deadline);
   return false;
 }

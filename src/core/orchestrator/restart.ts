@@ -60,12 +60,18 @@ export function tendPlace(input: Input, change: Change, service: Service, place:
   const current = place.runnable.filter((task) => !isTaskDirty(service, task));
   const lasting = current.filter((task) => !isTerminal(task) && !needsRestart(input, change, task));
   const keep = lasting.find((task) => stateOf(task) === TaskState.RUNNING) ?? lasting[0];
-  for (const task of place.runnable) {
+  let follows = keep !== undefined;
+  // Those of the present spec first: where the old and the new one ended together, one task follows, and it follows the new one.
+  for (const task of [...current, ...place.runnable.filter((other) => !current.includes(other))]) {
     if (change.full) return;
     if (task === keep || change.touched(task.id)) continue;
     const ended = needsRestart(input, change, task);
-    if (keep !== undefined && (ended || current.includes(task))) stopTask(input, change, task, TaskState.SHUTDOWN);
-    else if (ended) restartTask(input, change, service, task);
+    if (follows && (ended || current.includes(task))) {
+      stopTask(input, change, task, TaskState.SHUTDOWN);
+    } else if (ended) {
+      restartTask(input, change, service, task);
+      follows = true;
+    }
   }
 }
 

@@ -9,7 +9,7 @@ import {
 } from '../../model/proto/swarmkit_pb.js';
 import { isTaskDirty, isTerminal, stateOf } from '../../model/task.js';
 import type { Change, Input } from './change.js';
-import { turnEnded } from './restart.js';
+import { isInvalidNode, turnEnded } from './restart.js';
 import { isOccupied, placesOf, type Place } from './slots.js';
 import { newTask, stopTask } from './tasks.js';
 
@@ -164,8 +164,11 @@ function updatePlace(input: Input, change: Change, service: Service, place: Plac
   }
   if (config.order === UpdateConfig_UpdateOrder.START_FIRST) {
     change.createTask(replacementOf(input, service, place, TaskState.RUNNING));
-    // What has ended is replaced by this one and not restarted besides.
-    for (const task of old) if (isTerminal(task)) stopTask(input, change, task, TaskState.SHUTDOWN);
+    // What has ended, or is on a node that cannot keep it, is replaced by this one and not restarted besides.
+    for (const task of old) {
+      const lost = task.nodeId !== '' && isInvalidNode(input.view.get('node', task.nodeId));
+      if (lost || isTerminal(task)) stopTask(input, change, task, TaskState.SHUTDOWN);
+    }
     return true;
   }
   const replacement = replacementOf(input, service, place, TaskState.READY);

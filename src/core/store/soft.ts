@@ -1,7 +1,7 @@
 // What the leader knows beside the store: which revision each node's data plane has installed. Lost with the leader;
 // nodes tell it again. Pure parts take it as input.
 
-import { NodeStatus_State, type Task } from '../../model/proto/swarmkit_pb.js';
+import { NodeStatus_State, TaskState, type Task } from '../../model/proto/swarmkit_pb.js';
 import { isSkeinNode } from '../../model/network.js';
 import { isTerminal } from '../../model/task.js';
 import type { ReadTx } from './view.js';
@@ -29,4 +29,20 @@ export function acknowledged(view: ReadTx, soft: Acknowledgements, revision: big
 /** No node forwards to the ended task any more: its addresses may be given out again. */
 export function released(view: ReadTx, soft: Acknowledgements, task: Task): boolean {
   return isTerminal(task) && acknowledged(view, soft, task.meta?.version?.index ?? 0n);
+}
+
+/** The highest revision somebody waits to see acknowledged. */
+export function awaitedRevision(view: ReadTx): bigint {
+  let awaited = 0n;
+  for (const node of view.list('node')) {
+    const revision = node.meta?.version?.index ?? 0n;
+    if (node.status?.state === NodeStatus_State.DOWN && revision > awaited) awaited = revision;
+  }
+  for (const task of view.list('task')) {
+    let revision = 0n;
+    if (isTerminal(task) && task.networks.length > 0) revision = task.meta?.version?.index ?? 0n;
+    else if (task.drainState !== undefined && task.desiredState <= TaskState.RUNNING) revision = task.drainState.revision;
+    if (revision > awaited) awaited = revision;
+  }
+  return awaited;
 }

@@ -80,6 +80,11 @@ export class Store implements ReadTx {
     return ok({ events, duplicate: false });
   }
 
+  /** Commands remembered, the oldest first. */
+  recentIds(): readonly string[] {
+    return this.recent;
+  }
+
   snapshot(): StoreState {
     const objects = create(StoreSnapshotSchema, {
       nodes: [...this.list('node')],

@@ -8,6 +8,7 @@ import { decodeConfChange } from '../../core/raft/confchange.js';
 import { RaftNode } from '../../core/raft/raft.js';
 import type { ConfChange, Entry, HardState, Message, RaftStatus, Ready, Snapshot } from '../../core/raft/types.js';
 import { COMMAND_BYTES_MAX } from '../../core/store/batches.js';
+import { replaceState } from '../../core/store/replace.js';
 import { Store, type Applied } from '../../core/store/store.js';
 import type { StoreEvent } from '../../core/store/view.js';
 import { RaftLog } from '../../io/raftlog/raftlog.js';
@@ -72,6 +73,7 @@ export class Consensus {
   private applied: { index: bigint; term: bigint };
   private snapshotIndex: bigint;
   private stopped = false;
+  private leaderSeenMs = performance.now();
   private ticker: NodeJS.Timeout | undefined;
   private rekeying: { readonly dek: Uint8Array; readonly done: (oldKeyNeeded: boolean) => void; turns: number } | undefined;
   /** The log alone does not tell a newcomer who is in the group. */
@@ -122,24 +124,29 @@ export class Consensus {
 
   /** Runs until close(). Resolves once everything that is known to be committed was applied; alone, everything on disk. */
   start(): Promise<void> {
-    const { confState, last } = this.raft.status;
-    const alone = confState.voters.length === 1 && confState.voters[0] === this.raftId;
-    if (alone) this.raft.campaign();
-    const target = alone ? last : this.startCommit;
+    const { last } = this.raft.status;
+    if (this.alone) this.raft.campaign();
     this.setPeers();
     this.ticker = setInterval(() => {
       this.raft.tick();
+      if (this.raft.status.leader !== 0n) this.leaderSeenMs = performance.now();
       this.wake.raise();
     }, TICK_MS);
     this.loop = this.run();
     this.loop.catch(this.options.onCrash);
     return new Promise((resolve) => {
       const check = (): void => {
-        if (this.stopped || this.applied.index >= target) resolve();
+        // Asked anew: the log may tell of more members, without whom its end is not committed.
+        if (this.stopped || this.applied.index >= (this.alone ? last : this.startCommit)) resolve();
         else setTimeout(check, 1);
       };
       check();
     });
+  }
+
+  private get alone(): boolean {
+    const { voters } = this.raft.status.confState;
+    return voters.length === 1 && voters[0] === this.raftId;
   }
 
   get status(): RaftStatus {
@@ -148,6 +155,11 @@ export class Consensus {
 
   get leading(): boolean {
     return this.raft.status.role === 'leader';
+  }
+
+  /** For how long this manager has known no leader. */
+  get leaderlessMs(): number {
+    return this.raft.status.leader === 0n ? performance.now() - this.leaderSeenMs : 0;
   }
 
   /** The leader as far as this manager knows; undefined while there is none. */
@@ -241,6 +253,11 @@ export class Consensus {
     });
   }
 
+  /** Whoever waits for a command is told that this manager stops: without a quorum it would never come. */
+  endProposals(): void {
+    this.proposals.close();
+  }
+
   async close(): Promise<void> {
     if (this.stopped) return;
     this.stopped = true;
@@ -273,6 +290,7 @@ export class Consensus {
       if (ready.softState !== undefined) {
         this.tellLeadership(ready.softState.role === 'leader');
         this.proposals.leaderChanged();
+        this.reads.again();
       }
       await this.maybeSnapshot();
     }
@@ -284,6 +302,7 @@ export class Consensus {
   private tellLeadership(leading: boolean): void {
     if (leading === this.wasLeading) return;
     this.wasLeading = leading;
+    this.options.logger.info({ term: Number(this.raft.status.term) }, leading ? 'this manager leads' : 'this manager does not lead any more');
     for (const listener of this.leadershipListeners) listener(leading);
   }
 
@@ -299,19 +318,12 @@ export class Consensus {
 
   private restore({ index, term, data }: Snapshot): void {
     const file = fromBinary(SnapshotFileSchema, data);
-    const before = this.store.list('node');
-    this.store.restore(fromBinary(StoreStateSchema, file.data));
+    const events = replaceState(this.store, fromBinary(StoreStateSchema, file.data));
     this.members.replace(file.members);
     this.applied = { index, term };
     this.snapshotIndex = index;
+    this.proposals.skipped();
     this.setPeers();
-    // Whoever follows the store looks at it again as a whole: nodes and the cluster concern every listener.
-    const gone = before.filter(({ id }) => this.store.get('node', id) === undefined);
-    const events: StoreEvent[] = [
-      ...this.store.list('cluster').map((object): StoreEvent => ({ kind: 'cluster', action: 'update', object, old: object })),
-      ...this.store.list('node').map((object): StoreEvent => ({ kind: 'node', action: 'update', object, old: object })),
-      ...gone.map((object): StoreEvent => ({ kind: 'node', action: 'remove', object, old: object })),
-    ];
     for (const listener of this.listeners) listener(events, Date.now());
   }
 

@@ -37,9 +37,10 @@ export function groupServices(
   consensus: () => Consensus | undefined, manager: () => Manager | undefined, credentials: () => Credentials,
 ): GroupServices {
   const ready = (): Consensus => consensus() ?? notReady();
+  const newest = new Map<bigint, object>();
   return {
     group: {
-      exchange: (requests: AsyncIterable<RaftBatch>, caller: Caller) => exchange(ready(), requests, caller),
+      exchange: (requests: AsyncIterable<RaftBatch>, caller: Caller) => exchange(ready(), newest, requests, caller),
       install: (requests: AsyncIterable<SnapshotChunk>, caller: Caller) => install(ready(), requests, caller),
       propose: async (request: ProposeRequest) => create(ProposeResponseSchema, { taken: ready().proposeFor(request.command) }),
       subscribeLogs: async ({ selector, options }: SubscribeLogsRequest, _caller: Caller, out: Outgoing<SubscribeLogsMessage>) => {
@@ -66,7 +67,11 @@ function isFrom(consensus: Consensus, { from }: RaftMessage, caller: Caller): bo
   return known === undefined || known.nodeId === caller.identity?.nodeId;
 }
 
-async function exchange(consensus: Consensus, requests: AsyncIterable<RaftBatch>, caller: Caller): Promise<object> {
+/** `newest`: the last stream that each member began. The end of an older one, which may come late, says nothing of it. */
+async function exchange(
+  consensus: Consensus, newest: Map<bigint, object>, requests: AsyncIterable<RaftBatch>, caller: Caller,
+): Promise<object> {
+  const stream = {};
   let from = 0n;
   try {
     for await (const { messages } of requests) {
@@ -74,6 +79,7 @@ async function exchange(consensus: Consensus, requests: AsyncIterable<RaftBatch>
         const message = isFrom(consensus, wire, caller) ? fromWire(wire) : undefined;
         // Snapshots come by install().
         if (message === undefined || message.kind === 'snapshot') continue;
+        if (from !== message.from) newest.set(message.from, stream);
         from = message.from;
         consensus.step(message);
       }
@@ -82,7 +88,10 @@ async function exchange(consensus: Consensus, requests: AsyncIterable<RaftBatch>
     if (error instanceof AppFailure || !(error instanceof Error)) throw error;
     // The connection broke: told below, whichever way it did.
   } finally {
-    if (from !== 0n) consensus.suspect(from);
+    if (newest.get(from) === stream) {
+      newest.delete(from);
+      consensus.suspect(from);
+    }
   }
   return create(ExchangeResponseSchema);
 }

@@ -90,7 +90,9 @@ export class ManagerHost {
     this.closed = true;
     await this.handOver();
     await this.server?.close();
-    await this.manager?.close();
+    const manager = this.manager?.close();
+    this.consensus?.endProposals();
+    await manager;
     const keeper = this.lockKeeper?.close();
     // Ends what the keeper waits for.
     await this.consensus?.close();

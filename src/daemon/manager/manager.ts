@@ -4,6 +4,7 @@
 // with each term.
 
 import { randomBytes } from 'node:crypto';
+import { setMaxListeners } from 'node:events';
 import { create } from '@bufbuild/protobuf';
 import type { Logger } from 'pino';
 import { allocate } from '../../core/allocator/allocator.js';
@@ -33,11 +34,18 @@ import { Liveness } from './liveness.js';
 import { LogBroker } from './logbroker.js';
 import { RootRotationStage } from './rotation.js';
 import { expireNodes, nodesUnknown } from '../../core/dispatcher/nodes.js';
-import { Stages, isRace } from './stages.js';
+import { Stages, isRace, type Propose } from './stages.js';
 
 const COMMIT_TRIES = 20;
+/** Without a leader for longer, reads are answered at once from what this manager knows. */
+const LEADERLESS_MS = 3000;
+/** Timers later than this are no load: the process, or the machine, was stopped. */
+const STALL_MS = 1000;
 /** Commands that one request may become. */
 const PARTS_MAX = 1000;
+
+type Build<T> = (view: ReadTx, context: ChangeContext) => Result<{ actions: readonly StoreAction[]; value: T }>;
+type BuildParts = (view: ReadTx, context: ChangeContext) => readonly StoreAction[];
 
 export interface ManagerIdentity {
   readonly nodeId: string;
@@ -99,6 +107,8 @@ export class Manager implements ManagerBackend {
       this.endTerm();
       if (!leading) return;
       const term = new AbortController();
+      // One for each call that is answered here.
+      setMaxListeners(0, term.signal);
       this.ending = term;
       this.loop = this.loop.then(() => this.lead(term.signal));
       this.loop.catch(onCrash);
@@ -119,9 +129,9 @@ export class Manager implements ManagerBackend {
     return this.leadership;
   }
 
-  /** The state as of now: all that was committed before the call. Without a leader, what this manager knows. */
-  async fresh(): Promise<void> {
-    if (this.consensus.leader() !== undefined) await this.consensus.barrier();
+  /** An election, or a manager that just started, is waited for; a group without a leader is not. */
+  async fresh(): Promise<boolean> {
+    return this.consensus.leaderlessMs < LEADERLESS_MS && this.consensus.barrier();
   }
 
   private endTerm(): void {
@@ -193,13 +203,17 @@ export class Manager implements ManagerBackend {
     this.dirty.raise();
   }
 
-  async commit<T>(build: (view: ReadTx, context: ChangeContext) => Result<{ actions: readonly StoreAction[]; value: T }>): Promise<Result<T>> {
+  async commit<T>(build: Build<T>): Promise<Result<T>> {
+    return this.commitBy(build, (actions, nowMs) => this.propose(actions, nowMs));
+  }
+
+  private async commitBy<T>(build: Build<T>, propose: Propose): Promise<Result<T>> {
     for (let attempt = 0; attempt < COMMIT_TRIES; attempt++) {
       const context: ChangeContext = { nowMs: Date.now(), newId: () => newId(randomBytes), randomBytes };
       const built = build(this.view(), context);
       if (!built.ok) return built;
       if (built.value.actions.length === 0) return ok(built.value.value);
-      const applied = await this.propose(built.value.actions, context.nowMs);
+      const applied = await propose(built.value.actions, context.nowMs);
       if (applied.ok) return ok(built.value.value);
       // Builders check the user's own version; what apply refuses as stale or taken was a race.
       if (!isRace(applied.error)) return applied;
@@ -211,12 +225,24 @@ export class Manager implements ManagerBackend {
    * For changes of many objects that need not be one: as many commands as it takes. `build` sees what the ones before
    * changed, and returns what is left to do.
    */
-  async commitParts(what: string, build: (view: ReadTx, context: ChangeContext) => readonly StoreAction[]): Promise<Result<void>> {
+  async commitParts(what: string, build: BuildParts): Promise<Result<void>> {
+    return this.commitPartsBy(what, build, (actions, nowMs) => this.propose(actions, nowMs));
+  }
+
+  /**
+   * What this manager decides as the leader. Not passed on to the next one: a leader that slept would tell it that
+   * every node is lost.
+   */
+  private decideParts(what: string, build: BuildParts): Promise<Result<void>> {
+    return this.commitPartsBy(what, build, (actions, nowMs) => this.proposeInTerm(actions, nowMs));
+  }
+
+  private async commitPartsBy(what: string, build: BuildParts, propose: Propose): Promise<Result<void>> {
     for (let part = 0; part < PARTS_MAX; part++) {
-      const done = await this.commit((view, context) => {
+      const done = await this.commitBy((view, context) => {
         const portions = this.stages.portions(what, build(view, context));
         return ok({ actions: portions[0] ?? [], value: portions.length <= 1 });
-      });
+      }, propose);
       if (!done.ok) return done;
       if (done.value) return ok(undefined);
     }
@@ -274,7 +300,7 @@ export class Manager implements ManagerBackend {
     if (term.aborted) return;
     this.sessions = new Sessions();
     this.acked.clear();
-    this.report('nodes of unknown state', await this.commitParts('nodes of unknown state', (view) => nodesUnknown(view)));
+    this.report('nodes of unknown state', await this.decideParts('nodes of unknown state', (view) => nodesUnknown(view)));
     for (const node of this.view().list('node')) this.sessions.expect(node.id, Date.now(), this.periodMs());
     if (term.aborted) return;
     this.leadership = term;
@@ -282,7 +308,8 @@ export class Manager implements ManagerBackend {
     const listening = this.liveness.start();
     const keeper = new GroupKeeper({
       consensus: this.consensus, logger: this.logger, ...this.identity,
-      commit: (build) => this.commit((view) => ok({ actions: build(view), value: undefined })),
+      commit: (build) => this.commitBy((view) => ok({ actions: build(view), value: undefined }), (actions, nowMs) =>
+        this.proposeInTerm(actions, nowMs)),
     });
     const keeping = keeper.run(term);
     this.dirty.raise();
@@ -306,7 +333,7 @@ export class Manager implements ManagerBackend {
     if (expired.length > 0) {
       const reasons = new Map(this.lost);
       this.lost.clear();
-      this.report('expired nodes', await this.commitParts('expired nodes', (view) => expireNodes(view, expired, nowMs, reasons)));
+      this.report('expired nodes', await this.decideParts('expired nodes', (view) => expireNodes(view, expired, nowMs, reasons)));
     }
     const outcome = orchestrate({ view: this.view(), soft: this.soft(), nowMs, newId: () => newId(randomBytes) });
     await stage('orchestrator', outcome.actions);
@@ -321,7 +348,7 @@ export class Manager implements ManagerBackend {
   }
 
   private report(what: string, done: Result<void>): void {
-    if (!done.ok && !this.stopped) this.logger.error({ what, error: done.error.message }, 'a change of the manager was refused');
+    if (!done.ok && !this.stopped && this.consensus.leading) this.logger.error({ what, error: done.error.message }, 'a change of the manager was refused');
   }
 
   private arm(wakeMs: number | undefined): void {
@@ -329,6 +356,13 @@ export class Manager implements ManagerBackend {
     const deadline = this.sessions.nextDeadlineMs();
     const next = Math.min(wakeMs ?? Infinity, deadline ?? Infinity);
     if (next === Infinity || this.stopped) return;
-    this.timer = setTimeout(() => this.dirty.raise(), Math.min(Math.max(next - Date.now(), 1), 60_000));
+    const waitMs = Math.min(Math.max(next - Date.now(), 1), 60_000);
+    const due = Date.now() + waitMs;
+    this.timer = setTimeout(() => {
+      // A manager that was stopped has not waited for anybody meanwhile.
+      const lateMs = Date.now() - due;
+      if (lateMs > STALL_MS) this.sessions.stalled(lateMs);
+      this.dirty.raise();
+    }, waitMs);
   }
 }

@@ -6,12 +6,11 @@ import { create } from '@bufbuild/protobuf';
 import { clusterRows, diffRows, rowsForNode, type ClusterRows } from '../../core/network/rows.js';
 import type { ReadTx, StoreEvent } from '../../core/store/view.js';
 import { DRAIN_TIMEOUT_MS } from '../../core/orchestrator/drain.js';
-import { acknowledged } from '../../core/store/soft.js';
+import { acknowledged, awaitedRevision } from '../../core/store/soft.js';
 import { AppFailure, ok, unwrap } from '../../lib/result.js';
 import type { Caller, Handler, Outgoing } from '../../io/grpc/server.js';
 import { LeaveResponseSchema, UpdateSchema, type Ack, type LeaveRequest, type Row, type Update } from '../../model/proto/skein_pb.js';
-import { NodeSpec_Availability, NodeStatus_State, TaskState } from '../../model/proto/swarmkit_pb.js';
-import { isTerminal } from '../../model/task.js';
+import { NodeSpec_Availability, TaskState } from '../../model/proto/swarmkit_pb.js';
 import { check, follow } from './dispatcher.js';
 import type { Manager } from './manager.js';
 import { nodeLeaves, nodeLeft } from '../../core/dispatcher/nodes.js';
@@ -76,22 +75,6 @@ function hasRunningTasks(view: ReadTx, nodeId: string): boolean {
     const state = task.status?.state ?? TaskState.NEW;
     return state >= TaskState.STARTING && state <= TaskState.RUNNING;
   });
-}
-
-/** The highest revision somebody waits to see acknowledged. */
-function awaitedRevision(view: ReadTx): bigint {
-  let awaited = 0n;
-  for (const node of view.list('node')) {
-    const revision = node.meta?.version?.index ?? 0n;
-    if (node.status?.state === NodeStatus_State.DOWN && revision > awaited) awaited = revision;
-  }
-  for (const task of view.list('task')) {
-    let revision = 0n;
-    if (isTerminal(task) && task.networks.length > 0) revision = task.meta?.version?.index ?? 0n;
-    else if (task.drainState !== undefined && task.desiredState <= TaskState.RUNNING) revision = task.drainState.revision;
-    if (revision > awaited) awaited = revision;
-  }
-  return awaited;
 }
 
 async function watch(manager: Manager, cache: RowCache, requests: AsyncIterable<Ack>, caller: Caller, out: Outgoing<Update>): Promise<void> {

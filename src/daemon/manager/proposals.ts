@@ -83,6 +83,16 @@ export class Proposals {
     resolve(result);
   }
 
+  /**
+   * The leader's snapshot took the place of entries that were never seen here: what became of those that wait is not
+   * known. Asked again, the store would only say that it has seen them, whether it did them or refused them.
+   */
+  skipped(): void {
+    for (const id of [...this.waiting.keys()]) {
+      this.applied(id, fail('unavailable', 'this manager fell too far behind to tell whether the change was made'));
+    }
+  }
+
   close(): void {
     this.closed = true;
     for (const id of [...this.waiting.keys()]) this.applied(id, fail('unavailable', 'this manager is stopping'));

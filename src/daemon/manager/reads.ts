@@ -47,6 +47,11 @@ export class Reads {
     if (round?.index !== undefined && round.index <= index) round.finish(true);
   }
 
+  /** Another leader, or none: who was asked may not answer. */
+  again(): void {
+    if (this.current !== undefined && this.current.index === undefined) this.ask(this.current.context);
+  }
+
   close(): void {
     this.current?.finish(false);
   }

@@ -20,6 +20,8 @@ import {
 const RPC_TIMEOUT_MS = 5000;
 const BACKOFF_MIN_MS = 100;
 const BACKOFF_MAX_MS = 8000;
+/** A session that stood for so long was none that failed: what comes after it begins with the shortest back-off. */
+const STOOD_MS = 1000;
 const STATUS_BATCH_MAX = 100;
 /** Above what the manager waits for: 15 s for the tasks, 5 s for acknowledgements. */
 const LEAVE_TIMEOUT_MS = 22_000;
@@ -53,6 +55,8 @@ export class SessionLoop {
   private loop: Promise<void> | undefined;
   /** Of the session that stands. */
   private client: ManagerClient | undefined;
+  /** When that began; Infinity when none did. */
+  private sinceMs = Infinity;
 
   constructor(options: SessionOptions) {
     this.options = options;
@@ -96,7 +100,6 @@ export class SessionLoop {
     for (let attempt = 0; !this.stopped; attempt++) {
       const managers = this.options.managers();
       const address = managers[attempt % Math.max(managers.length, 1)];
-      const startedMs = Date.now();
       const error = address === undefined ? 'no manager is known' : await this.once(address);
       if (this.stopped) return;
       this.options.onConnected(false, error);
@@ -107,7 +110,9 @@ export class SessionLoop {
         attempt -= 1;
         continue;
       }
-      limitMs = Date.now() - startedMs > BACKOFF_MAX_MS ? BACKOFF_MIN_MS : Math.min(BACKOFF_MIN_MS + 2 * limitMs, BACKOFF_MAX_MS);
+      const stood = performance.now() - this.sinceMs > STOOD_MS;
+      this.sinceMs = Infinity;
+      limitMs = stood ? BACKOFF_MIN_MS : Math.min(BACKOFF_MIN_MS + 2 * limitMs, BACKOFF_MAX_MS);
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, Math.random() * limitMs);
         this.wakeBackoff = () => {
@@ -140,6 +145,7 @@ export class SessionLoop {
       if (first.done === true) return 'the manager ended the session';
       this.sessionId = first.value.sessionId;
       this.client = client;
+      this.sinceMs = performance.now();
       this.options.onSession(first.value);
       this.options.onConnected(true, '');
       for (const [id, status] of this.options.statuses()) this.pending.set(id, status);

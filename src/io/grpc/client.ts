@@ -4,7 +4,7 @@
 import tls from 'node:tls';
 import type { DescMethodBiDiStreaming, DescMethodServerStreaming, DescMethodClientStreaming, DescMethodUnary, DescMessage, MessageShape } from '@bufbuild/protobuf';
 import {
-  Client, Metadata, credentials, type ChannelCredentials, type ClientDuplexStream, type ClientReadableStream, type ClientWritableStream,
+  Client, Metadata, connectivityState, credentials, type ChannelCredentials, type ClientDuplexStream, type ClientReadableStream, type ClientWritableStream,
 } from '@grpc/grpc-js';
 import { methodDefinition } from './service.js';
 
@@ -82,6 +82,11 @@ export class ManagerClient {
     const d = methodDefinition(method.parent, method);
     return this.client.makeBidiStreamRequest(d.path, d.requestSerialize, d.responseDeserialize,
       metadata) as unknown as ClientDuplexStream<MessageShape<I>, MessageShape<O>>;
+  }
+
+  /** Whether a connection stands. */
+  get ready(): boolean {
+    return this.client.getChannel().getConnectivityState(false) === connectivityState.READY;
   }
 
   close(): void {

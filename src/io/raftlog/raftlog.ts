@@ -15,7 +15,7 @@ import { EntryKind as WireKind, LogBatchSchema, LogRecordSchema, SnapshotFileSch
   type SnapshotFile } from '../../model/proto/skein_pb.js';
 import type { Entry, HardState } from '../../core/raft/types.js';
 import { RaftLogDamaged, replay } from './replay.js';
-import { SALT_BYTES, TAG_BYTES, fileKey, open, seal } from './seal.js';
+import { SALT_BYTES, SNAPSHOT_MAGIC, TAG_BYTES, fileKey, isSnapshot, openSnapshot, seal } from './seal.js';
 import { HEADER_BYTES, NOTE_OFFSET, encodeBatch, encodeHeader, encodeNote, isSealedWith, readSegment } from './segment.js';
 
 const SEGMENT_BYTES_MAX = 64 * 1024 * 1024;
@@ -23,7 +23,6 @@ const SEGMENT_BYTES_MAX = 64 * 1024 * 1024;
 const BATCH_BYTES = 16 * 1024 * 1024;
 const RECORD_OVERHEAD = 64;
 const DEK_BYTES = 32;
-const SNAPSHOT_MAGIC = Buffer.from('SKNSNP01', 'latin1');
 const ZERO_TAG = Buffer.alloc(TAG_BYTES);
 
 export { RaftLogDamaged };
@@ -90,6 +89,8 @@ export class RaftLog {
 
   async load(): Promise<LoadedLog> {
     await mkdir(this.directory, { recursive: true, mode: 0o700 });
+    // A snapshot that was never finished, perhaps because the disk was full: its room is needed to begin at all.
+    for (const file of await readdir(this.directory)) if (file.endsWith('.tmp')) await rm(path.join(this.directory, file));
     const snapshot = await this.loadSnapshot();
     const records = await this.loadSegments();
     const { hardState, entries } = replay(records.records, snapshot);
@@ -187,15 +188,9 @@ export class RaftLog {
     const newest = files.at(-1);
     if (newest === undefined) return undefined;
     const bytes = await readFile(path.join(this.directory, newest));
-    if (bytes.length < 8 + SALT_BYTES + TAG_BYTES || !bytes.subarray(0, 8).equals(SNAPSHOT_MAGIC)) {
-      throw new RaftLogDamaged(newest, 'not a snapshot');
-    }
-    const unseal = (dek: Uint8Array): Buffer | undefined => {
-      const key = fileKey(dek, bytes.subarray(8, 8 + SALT_BYTES), 'raft snapshot');
-      return open(key, 0n, ZERO_TAG, bytes.subarray(8 + SALT_BYTES, -TAG_BYTES), bytes.subarray(-TAG_BYTES));
-    };
-    const byNew = unseal(this.dek);
-    const plain = byNew ?? (this.oldDek === undefined ? undefined : unseal(this.oldDek));
+    if (!isSnapshot(bytes)) throw new RaftLogDamaged(newest, 'not a snapshot');
+    const byNew = openSnapshot(bytes, this.dek);
+    const plain = byNew ?? (this.oldDek === undefined ? undefined : openSnapshot(bytes, this.oldDek));
     this.hasSnapshot = true;
     this.snapshotNewKey = byNew !== undefined;
     if (plain === undefined) throw new RaftLogDamaged(newest, 'snapshot does not match its authentication tag');

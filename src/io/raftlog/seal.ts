@@ -73,3 +73,18 @@ export function open(key: Uint8Array, sequence: bigint, previousTag: Uint8Array,
     return undefined;
   }
 }
+
+export const SNAPSHOT_MAGIC = Buffer.from('SKNSNP01', 'latin1');
+const NO_TAG = Buffer.alloc(TAG_BYTES);
+const SNAPSHOT_START = SNAPSHOT_MAGIC.length + SALT_BYTES;
+
+export function isSnapshot(bytes: Buffer): boolean {
+  return bytes.length >= SNAPSHOT_START + TAG_BYTES && bytes.subarray(0, SNAPSHOT_MAGIC.length).equals(SNAPSHOT_MAGIC);
+}
+
+/** The contents of a snapshot's file; undefined when they are not what was sealed with this key. */
+export function openSnapshot(bytes: Buffer, dek: Uint8Array): Buffer | undefined {
+  if (!isSnapshot(bytes)) return undefined;
+  const key = fileKey(dek, bytes.subarray(SNAPSHOT_MAGIC.length, SNAPSHOT_START), 'raft snapshot');
+  return open(key, 0n, NO_TAG, bytes.subarray(SNAPSHOT_START, -TAG_BYTES), bytes.subarray(-TAG_BYTES));
+}

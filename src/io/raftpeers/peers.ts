@@ -18,6 +18,12 @@ const MESSAGE_OVERHEAD = 128;
 const QUEUE_BYTES_MAX = 32 * 1024 * 1024;
 const CHUNK_BYTES = 1024 * 1024;
 const RECONNECT_MS = 100;
+const RETIRE_MS = 1000;
+/**
+ * A connection that is not made by then is begun anew: in a partition TCP tries again after 1, 3 and 7 seconds, and would
+ * find out that long after the end of it.
+ */
+const CONNECT_MS = 1000;
 /** After a partition TCP alone would go on waiting for up to two minutes. */
 const KEEPALIVE_MS = 2000;
 
@@ -34,6 +40,8 @@ export class RaftPeers {
   /** Messages that found the queue full. */
   dropped = 0;
   private readonly peers = new Map<bigint, Peer>();
+  /** Nothing is sent to these any more. */
+  private readonly retired = new Set<Peer>();
   private readonly options: RaftPeersOptions;
   private closed = false;
 
@@ -78,30 +86,43 @@ export class RaftPeers {
     return this.peers.get(member)?.client;
   }
 
-  /** New certificates: for new connections, which are made at once. */
+  /**
+   * New certificates: for new connections. The old ones end when the new ones stand: an end alone is taken for the end of
+   * this manager, and a leader would be voted out.
+   */
   reconnect(): void {
-    for (const [member, { address }] of [...this.peers]) {
-      this.peers.get(member)?.close();
+    const old = [...this.peers.values()];
+    for (const { member, address } of old) {
       this.peers.set(member, new Peer(member, address, this.options, () => { this.dropped += 1; }));
     }
+    for (const peer of old) this.retired.add(peer);
+    setTimeout(() => {
+      for (const peer of old) {
+        peer.close();
+        this.retired.delete(peer);
+      }
+    }, RETIRE_MS).unref();
   }
 
   close(): void {
     this.closed = true;
-    for (const peer of this.peers.values()) peer.close();
+    for (const peer of [...this.peers.values(), ...this.retired]) peer.close();
     this.peers.clear();
+    this.retired.clear();
   }
 }
 
 class Peer {
   readonly address: string;
-  readonly client: ManagerClient;
-  private readonly member: bigint;
+  client: ManagerClient;
+  readonly member: bigint;
   private readonly options: RaftPeersOptions;
   private readonly onDrop: () => void;
   private stream: ClientWritableStream<RaftBatch> | undefined;
   private waitingBytes = 0;
   private notBeforeMs = 0;
+  /** When a connection last stood, or was begun. */
+  private readyMs = 0;
   private installing = false;
   private closed = false;
 
@@ -110,7 +131,21 @@ class Peer {
     this.address = address;
     this.options = options;
     this.onDrop = onDrop;
-    this.client = new ManagerClient(address, options.credentials(), KEEPALIVE_MS);
+    this.client = this.connect();
+  }
+
+  private connect(): ManagerClient {
+    this.readyMs = performance.now();
+    return new ManagerClient(this.address, this.options.credentials(), KEEPALIVE_MS);
+  }
+
+  private connectAnew(): void {
+    const { stream, client } = this;
+    this.stream = undefined;
+    this.client = this.connect();
+    stream?.cancel();
+    client.close();
+    this.options.onUnreachable(this.member);
   }
 
   send(messages: readonly Message[]): void {
@@ -153,12 +188,16 @@ class Peer {
     }
     this.waitingBytes += bytes;
     stream.write(create(RaftBatchSchema, { messages }), () => {
-      this.waitingBytes -= bytes;
+      // What a stream that broke still had waiting was forgotten with it.
+      if (stream === this.stream) this.waitingBytes -= bytes;
     });
   }
 
   /** Undefined shortly after a stream broke. */
   private open(): ClientWritableStream<RaftBatch> | undefined {
+    const nowMs = performance.now();
+    if (this.client.ready) this.readyMs = nowMs;
+    else if (!this.closed && nowMs - this.readyMs > CONNECT_MS) this.connectAnew();
     if (this.stream !== undefined) return this.stream;
     if (this.closed || performance.now() < this.notBeforeMs) return undefined;
     const stream = this.client.clientStream(ManagerGroup.method.exchange, () => this.ended(stream));

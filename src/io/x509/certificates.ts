@@ -204,6 +204,12 @@ function tryBundle(pem: string): X509Certificate[] {
   }
 }
 
+/** When the first certificate of the PEM text ends to be valid; undefined without one. */
+export function expiryOf(pem: string): number | undefined {
+  const leaf = tryBundle(pem)[0];
+  return leaf === undefined ? undefined : Date.parse(leaf.validTo);
+}
+
 /** Whether the first certificate of the PEM text is of this private key. */
 export function isKeyOf(keyPem: string, pem: string): boolean {
   try {

@@ -1,0 +1,285 @@
+// What must hold in the whole swarm. Each applied command is looked at once, by whichever manager applies it first: what it
+// changed is held against all that was before and against what the machines really do (processes, tables).
+
+import type { Entry } from '../../src/core/raft/types.js';
+import type { ReadTx, StoreEvent } from '../../src/core/store/view.js';
+import { timestampMs } from '../../src/lib/time.js';
+import { addressOf, vniOf } from '../../src/model/network.js';
+import {
+  NodeStatus_State, TaskState, UpdateConfig_UpdateOrder, type Network, type Node, type Service, type Task,
+} from '../../src/model/proto/swarmkit_pb.js';
+import type { Command, Row } from '../../src/model/proto/skein_pb.js';
+import { ingressPorts, isGlobal, isRunnable, isTerminal, stateOf } from '../../src/model/task.js';
+import { Violation } from './checker.js';
+import type { SwarmWorld } from './swarm.js';
+
+const RELEASE_MS = 10_000;
+const DRAIN_MS = 5_000;
+const PREDECESSOR_MS = 60_000;
+
+/** Things that must happen somewhere for a run to mean something. */
+export const SWARM_MARKS = [
+  'task placed', 'address reused', 'drain acknowledged', 'drain timed out', 'node down', 'node back', 'service removed', 'network removed',
+  'task restarted', 'update completed', 'start-first overlap', 'task replaced from a lost node',
+] as const;
+export type SwarmMark = (typeof SWARM_MARKS)[number];
+
+interface Holder {
+  readonly task: string;
+  /** Of its end, where known. */
+  endedMs: number | undefined;
+  endedAt: bigint;
+}
+
+export class SwarmChecker {
+  readonly marks = new Map<SwarmMark, number>();
+  private readonly world: SwarmWorld;
+  private checked = 0n;
+  /** `vni address`: the task that had it last. */
+  private readonly holders = new Map<string, Holder>();
+  /** Index at which a node became one that is waited for. */
+  private readonly since = new Map<string, bigint>();
+  private readonly startFirst = new Set<string>();
+  private stageTerm = 0n;
+
+  constructor(world: SwarmWorld) {
+    this.world = world;
+  }
+
+  mark(mark: SwarmMark): void {
+    this.marks.set(mark, (this.marks.get(mark) ?? 0) + 1);
+  }
+
+  private hold(condition: boolean, message: () => string): void {
+    if (!condition) throw new Violation(message());
+  }
+
+  took(term: bigint): void {
+    if (term > this.stageTerm) this.stageTerm = term;
+  }
+
+  /** A process begins. */
+  started(nodeId: string, task: Task): void {
+    for (const worker of this.world.workers.values()) {
+      if (worker.id === nodeId) continue;
+      for (const runner of worker.runners.all.values()) {
+        this.hold(!runner.running || runner.task.id !== task.id, () => `task ${task.id} runs on ${nodeId} and ${worker.id}`);
+        if (!runner.running || !this.counts(worker.id)) continue;
+        for (const address of addressesOf(runner.task)) {
+          this.hold(!addressesOf(task).includes(address), () => `processes of ${task.id} on ${nodeId} and ${runner.task.id} on ${worker.id} have ${address}`);
+        }
+      }
+    }
+  }
+
+  private counts(nodeId: string): boolean {
+    return this.world.newest().get('node', nodeId) !== undefined;
+  }
+
+  applied(view: ReadTx, entry: Entry, command: Command, events: readonly StoreEvent[]): void {
+    if (entry.index <= this.checked) return;
+    this.checked = entry.index;
+    const [kind, term, decidedAt] = command.id.split(' ');
+    if (kind === 'stage') {
+      this.hold(BigInt(term as string) === entry.term, () => `a decision of the leader of term ${term} took effect in term ${entry.term}`);
+    }
+    const decided = kind === 'stage' ? BigInt(decidedAt as string) : entry.index;
+    const nowMs = this.world.nowMs();
+    const places = new Set<string>();
+    for (const event of events) {
+      if (event.kind === 'task') {
+        this.task(view, event.object, event.action === 'remove', event.old, decided, nowMs, kind === 'stage');
+        places.add(event.object.serviceId);
+      } else if (event.kind === 'node') this.node(event.object, event.old, entry.index);
+      else if (event.kind === 'network') this.network(view, event.object, event.action === 'remove');
+      else if (event.kind === 'service') this.service(view, event.object, event.action === 'remove', event.old);
+    }
+    for (const serviceId of places) this.places(view, serviceId);
+  }
+
+  // Tasks ---------------------------------------------------------------------------------------------------------------
+
+  private task(view: ReadTx, task: Task, removed: boolean, old: Task | undefined, decided: bigint, nowMs: number, staged: boolean): void {
+    if (removed) {
+      this.end(task, nowMs, view.index);
+      return;
+    }
+    if (old === undefined) return;
+    this.hold(stateOf(task) >= stateOf(old), () => `task ${task.id} goes from ${TaskState[stateOf(old)]} back to ${TaskState[stateOf(task)]}`);
+    this.hold(task.desiredState >= old.desiredState, () => `task ${task.id} is wanted less final than before`);
+    this.hold(old.nodeId === '' || task.nodeId === old.nodeId, () => `task ${task.id} moves from ${old.nodeId} to ${task.nodeId}`);
+    if (old.nodeId === '' && task.nodeId !== '') this.mark('task placed');
+    if (addressesOf(old).length === 0) for (const address of addressesOf(task)) this.given(view, address, task, decided, nowMs);
+    if (isTerminal(task) && !isTerminal(old)) this.end(task, nowMs, view.index);
+    if (old.desiredState <= TaskState.RUNNING && task.desiredState > TaskState.RUNNING) this.stopped(view, task, old, decided, nowMs);
+    if (old.desiredState === TaskState.READY && task.desiredState === TaskState.RUNNING && staged) this.begins(view, task, decided, nowMs);
+  }
+
+  private end(task: Task, nowMs: number, index: bigint): void {
+    for (const address of addressesOf(task)) {
+      const holder = this.holders.get(address);
+      if (holder?.task === task.id && holder.endedMs === undefined) Object.assign(holder, { endedMs: nowMs, endedAt: index });
+    }
+  }
+
+  private given(view: ReadTx, address: string, task: Task, decided: bigint, nowMs: number): void {
+    const before = this.holders.get(address);
+    this.holders.set(address, { task: task.id, endedMs: undefined, endedAt: 0n });
+    const [, plain] = address.split(' ') as [string, string];
+    for (const service of view.list('service')) {
+      for (const vip of service.endpoint?.virtualIps ?? []) {
+        const vni = vniOf(view.get('network', vip.networkId) as Network);
+        this.hold(`${vni} ${addressOf(vip.addr)}` !== address, () => `task ${task.id} is given ${address}, the virtual address of ${service.id}`);
+      }
+    }
+    for (const node of view.list('node')) {
+      for (const { network, addresses } of node.attachments) {
+        if (network === undefined || vniOf(network) === undefined) continue;
+        this.hold(!addresses.some((one) => `${vniOf(network)} ${addressOf(one)}` === address), () => `task ${task.id} is given ${plain} of node ${node.id}`);
+      }
+    }
+    if (before === undefined) return;
+    this.mark('address reused');
+    this.hold(before.endedMs !== undefined, () => `task ${task.id} is given ${address}, which task ${before.task} has`);
+    if (nowMs - (before.endedMs ?? 0) >= RELEASE_MS - 1_000) return;
+    this.waited(view, decided, (rows) => {
+      for (const row of rows.values()) {
+        const { case: what, value } = row.row;
+        if (what === 'endpoint' && `${value.vni} ${value.address}` === address && value.taskId === before.task) return row;
+        if (what === 'service' && value.backends.some((one) => one.taskId === before.task)) return row;
+      }
+      return undefined;
+    }, (nodeId, row) => `task ${task.id} is given ${address}, but ${nodeId} still sends to task ${before.task} there (${row.key})`);
+  }
+
+  /** No node that counts has such a row. A node that came back since the decision could not be known. */
+  private waited(view: ReadTx, decided: bigint, find: (rows: ReadonlyMap<string, Row>) => Row | undefined, message: (nodeId: string, row: Row) => string): void {
+    for (const worker of this.world.workers.values()) {
+      const node = view.get('node', worker.id);
+      if (node === undefined || !isWaitedFor(node) || (this.since.get(worker.id) ?? 0n) > decided) continue;
+      const row = find(worker.rows);
+      if (row !== undefined) throw new Violation(message(worker.id, row));
+    }
+  }
+
+  private stopped(view: ReadTx, task: Task, old: Task, decided: bigint, nowMs: number): void {
+    const node = view.get('node', task.nodeId);
+    if (node === undefined || node.status?.state === NodeStatus_State.DOWN || stateOf(old) !== TaskState.RUNNING) return;
+    const serving = task.networks.some(({ network }) => network?.spec?.ingress !== true) || ingressPorts(task.endpoint?.ports).length > 0;
+    if (!serving || task.networks.length === 0) return;
+    // Decided before it ran: nobody sent to it then.
+    if (timestampMs(old.ranAt) > nowMs - DRAIN_MS && old.drainState === undefined) return;
+    this.hold(task.drainState !== undefined, () => `task ${task.id} is stopped without a drain`);
+    if (task.drainState?.timedOut === true) {
+      this.mark('drain timed out');
+      this.hold(nowMs - timestampMs(task.drainState.since) >= DRAIN_MS, () => `the drain of task ${task.id} was given up too soon`);
+      return;
+    }
+    this.mark('drain acknowledged');
+    this.waited(view, decided, (rows) => {
+      for (const row of rows.values()) {
+        const { case: what, value } = row.row;
+        if (what !== 'service' && what !== 'port') continue;
+        if (value.backends.some((one) => one.taskId === task.id && !one.draining)) return row;
+      }
+      return undefined;
+    }, (nodeId, row) => `task ${task.id} is stopped, but ${nodeId} still sends it new flows (${row.key})`);
+  }
+
+  /** A replacement starts when the one before it has stopped. */
+  private begins(view: ReadTx, task: Task, decided: bigint, nowMs: number): void {
+    this.mark('task restarted');
+    if (nowMs - timestampMs(task.meta?.createdAt) >= PREDECESSOR_MS) return;
+    for (const other of view.tasksOfService(task.serviceId)) {
+      if (other.id === task.id || other.slot !== task.slot || (task.slot === 0n && other.nodeId !== task.nodeId)) continue;
+      if (isRunnable(other) || stateOf(other) < TaskState.ASSIGNED || isTerminal(other)) continue;
+      const node = view.get('node', other.nodeId);
+      if (node === undefined || node.status?.state === NodeStatus_State.DOWN || (this.since.get(node.id) ?? 0n) > decided) {
+        this.mark('task replaced from a lost node');
+        continue;
+      }
+      throw new Violation(`task ${task.id} is started while ${other.id} of the same slot still runs on ${other.nodeId}`);
+    }
+  }
+
+  /** No two tasks for one place beyond what start-first allows. */
+  private places(view: ReadTx, serviceId: string): void {
+    const service = view.get('service', serviceId);
+    if (service === undefined) return;
+    const byPlace = new Map<string, Task[]>();
+    for (const task of view.tasksOfService(serviceId)) {
+      if (!isRunnable(task) || isTerminal(task)) continue;
+      const key = isGlobal(service) ? task.nodeId : task.slot.toString();
+      byPlace.set(key, [...byPlace.get(key) ?? [], task]);
+    }
+    for (const [place, tasks] of byPlace) {
+      if (tasks.length < 2) continue;
+      const versions = new Set(tasks.map(({ specVersion }) => specVersion?.index ?? 0n));
+      this.hold(versions.size === tasks.length && this.startFirst.has(serviceId),
+        () => `service ${serviceId} has ${tasks.map(({ id }) => id).join(' and ')} in place ${place}`);
+      this.mark('start-first overlap');
+    }
+  }
+
+  // Other objects -------------------------------------------------------------------------------------------------------
+
+  private node(node: Node, old: Node | undefined, index: bigint): void {
+    if (isWaitedFor(node) && (old === undefined || !isWaitedFor(old))) this.since.set(node.id, index);
+    if (node.status?.state === NodeStatus_State.DOWN && old?.status?.state !== NodeStatus_State.DOWN) this.mark('node down');
+    if (node.status?.state === NodeStatus_State.READY && old?.status?.state === NodeStatus_State.DOWN) this.mark('node back');
+  }
+
+  private network(view: ReadTx, network: Network, removed: boolean): void {
+    if (removed) this.mark('network removed');
+    const vni = vniOf(network);
+    if (removed || vni === undefined) return;
+    for (const other of view.list('network')) {
+      this.hold(other.id === network.id || vniOf(other) !== vni, () => `networks ${network.id} and ${other.id} have VXLAN id ${vni}`);
+    }
+    for (const task of view.list('task')) {
+      if (isTerminal(task)) continue;
+      for (const { network: used } of task.networks) {
+        this.hold(used === undefined || used.id === network.id || vniOf(used) !== vni,
+          () => `network ${network.id} is given VXLAN id ${vni}, which task ${task.id} has from network ${used?.id}`);
+      }
+    }
+  }
+
+  private service(view: ReadTx, service: Service, removed: boolean, old: Service | undefined): void {
+    if (removed) {
+      this.mark('service removed');
+      return;
+    }
+    if (service.spec?.update?.order === UpdateConfig_UpdateOrder.START_FIRST || service.spec?.rollback?.order === UpdateConfig_UpdateOrder.START_FIRST) {
+      this.startFirst.add(service.id);
+    }
+    if (service.updateStatus?.completedAt !== undefined && old?.updateStatus?.completedAt === undefined) this.mark('update completed');
+    const ports = ingressPorts(service.endpoint?.ports).map(portKey);
+    const vips = (service.endpoint?.virtualIps ?? []).map((vip) => `${vip.networkId} ${vip.addr}`);
+    for (const other of view.list('service')) {
+      if (other.id === service.id) continue;
+      for (const port of ingressPorts(other.endpoint?.ports)) {
+        this.hold(!ports.includes(portKey(port)), () => `services ${service.id} and ${other.id} publish ${portKey(port)}`);
+      }
+      for (const vip of other.endpoint?.virtualIps ?? []) {
+        this.hold(!vips.includes(`${vip.networkId} ${vip.addr}`), () => `services ${service.id} and ${other.id} have ${vip.addr}`);
+      }
+    }
+  }
+}
+
+function isWaitedFor(node: Node): boolean {
+  return node.status?.state === NodeStatus_State.READY || node.status?.state === NodeStatus_State.UNKNOWN;
+}
+
+function portKey(port: { readonly protocol: number; readonly publishedPort: number }): string {
+  return `${port.protocol}/${port.publishedPort}`;
+}
+
+/** As the data planes see them: "vni address". */
+export function addressesOf(task: Task): string[] {
+  return task.networks.flatMap(({ network, addresses }) => {
+    const vni = network === undefined ? undefined : vniOf(network);
+    return vni === undefined ? [] : addresses.map((cidr) => `${vni} ${addressOf(cidr)}`);
+  });
+}

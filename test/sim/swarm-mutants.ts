@@ -1,0 +1,79 @@
+// Deliberate bugs of the control plane, to see that the simulator of the whole swarm has teeth: changes of the built text of
+// the core, each of a piece of code that must be there exactly once; and switches of the shell (SwarmBug).
+
+import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { CORE, type Core, type SwarmBug } from './swarm.js';
+
+interface Mutant {
+  readonly file: string;
+  readonly from: string;
+  readonly to: string;
+}
+
+export const SWARM_MUTANTS: Readonly<Record<string, Mutant>> = {
+  'an address is given out again before its release is acknowledged': {
+    file: 'allocator/allocator', from: 'if (isFree(pass.input, task))', to: 'if (stateOf(task) > TaskState.RUNNING)',
+  },
+  'a slot counts as free until its task runs': {
+    file: 'orchestrator/slots', from: 'if (place.runnable.length > 0)', to: 'if (place.runnable.some((task) => stateOf(task) === TaskState.RUNNING))',
+  },
+  'tasks of a lost node are not replaced': {
+    file: 'orchestrator/restart', from: '|| node.status?.state === NodeStatus_State.DOWN', to: '',
+  },
+  'a drained node keeps its tasks': {
+    file: 'orchestrator/restart', from: '|| node.spec?.availability === NodeSpec_Availability.DRAIN', to: '',
+  },
+  'a task starts before the one it replaces has stopped': {
+    file: 'orchestrator/restart', from: 'if (nowMs < giveUpMs && predecessorRuns(input, task))', to: 'if (false)',
+  },
+  'statuses go backwards': {
+    file: 'dispatcher/nodes', from: 'if (status.state < known || known >= TaskState.ORPHANED)', to: 'if (known >= TaskState.ORPHANED)',
+  },
+  'a drain is not waited for': {
+    file: 'orchestrator/drain', from: 'const done = acknowledged(view, soft, drain.revision)', to: 'const done = true',
+  },
+  'the VXLAN id of a removed network is given out while tasks of it run': {
+    file: 'allocator/allocator', from: '...lingering(pass)].map(vniOf)', to: '].map(vniOf)',
+  },
+  'a published port is given twice': {
+    file: 'allocator/allocator', from: 'pass.conflicts.set(service.id, conflict);\n        return;', to: '',
+  },
+  'a virtual address is given to a task': {
+    file: 'allocator/allocator', from: 'take(vip.networkId, vip.addr);', to: 'void vip;',
+  },
+  'tasks of a removed service stay': {
+    file: 'orchestrator/reaper', from: 'if (orphan && task.desiredState < TaskState.REMOVE)', to: 'if (false)',
+  },
+};
+
+export const SWARM_SHELL_MUTANTS: Readonly<Record<SwarmBug, string>> = {
+  'deposed-goes-on': 'a deposed leader goes on to propose what it decided',
+  'acks-before-installed': 'rows are acknowledged before they are installed',
+};
+
+const built = path.resolve(import.meta.dirname, '../../src/core');
+const FILES = [
+  'agent/decide', 'allocator/allocator', 'dispatcher/nodes', 'network/rows', 'orchestrator/orchestrator', 'scheduler/scheduler', 'store/soft',
+];
+
+/** The core with one of the bugs. */
+export async function mutantStages(name: string): Promise<Core> {
+  const { file, from, to } = SWARM_MUTANTS[name] as Mutant;
+  // Beside the real one, so that its imports lead to the same places.
+  const folder = `${built}-mutant-${Object.keys(SWARM_MUTANTS).indexOf(name)}`;
+  rmSync(folder, { recursive: true, force: true });
+  cpSync(built, folder, { recursive: true });
+  const target = path.join(folder, `${file}.js`);
+  const text = readFileSync(target, 'utf8');
+  if (text.split(from).length !== 2) throw new Error(`mutant "${name}": ${file} does not have its code exactly once: ${from}`);
+  writeFileSync(target, text.replace(from, () => to));
+  const core: Record<string, unknown> = { ...CORE };
+  for (const one of FILES) {
+    const module = await import(pathToFileURL(path.join(folder, `${one}.js`)).href) as Record<string, unknown>;
+    for (const key of Object.keys(CORE)) if (module[key] !== undefined) core[key] = module[key];
+  }
+  rmSync(folder, { recursive: true, force: true });
+  return core as Core;
+}

@@ -1,0 +1,183 @@
+// One simulated run of a whole swarm: a group of managers whose leader decides, nodes that run tasks, clients that ask for
+// changes, and faults of all of them for a while; then peace, in which what is wanted must come about. All from one seed.
+
+import { create, toBinary } from '@bufbuild/protobuf';
+import { decide } from '../../src/core/agent/decide.js';
+import { allocate } from '../../src/core/allocator/allocator.js';
+import { expireNodes, nodeReady, nodesUnknown, taskStatuses } from '../../src/core/dispatcher/nodes.js';
+import { clusterRows, diffRows, rowsForNode } from '../../src/core/network/rows.js';
+import { orchestrate } from '../../src/core/orchestrator/orchestrator.js';
+import { RaftNode } from '../../src/core/raft/raft.js';
+import { schedule } from '../../src/core/scheduler/scheduler.js';
+import { createAction } from '../../src/core/store/actions.js';
+import { awaitedRevision } from '../../src/core/store/soft.js';
+import type { ReadTx } from '../../src/core/store/view.js';
+import { Prng } from '../../src/lib/prng.js';
+import { durationFromMs, timestampFromMs } from '../../src/lib/time.js';
+import { CommandSchema } from '../../src/model/proto/skein_pb.js';
+import {
+  AnnotationsSchema, ClusterSchema, ClusterSpecSchema, DispatcherConfigSchema, DriverSchema, NetworkSchema, NetworkSpecSchema, NodeRole,
+  NodeSchema, NodeSpecSchema, NodeStatusSchema, NodeStatus_State, OrchestrationConfigSchema, type StoreAction,
+} from '../../src/model/proto/swarmkit_pb.js';
+import { ApiClient } from './api.js';
+import { Checker, Violation, digest } from './checker.js';
+import { Churn } from './churn.js';
+import { Clock } from './clock.js';
+import { Faults } from './faults.js';
+import type { Host, World } from './host.js';
+import { PERIOD_MS, SimManager } from './manager.js';
+import { SimNetwork } from './network.js';
+import { atRest, begin, describe } from './simulation.js';
+import { notReached } from './wanted.js';
+import { SwarmChecker, type SwarmMark } from './swarm-checker.js';
+import { SimWorker } from './worker.js';
+
+export const CORE = {
+  decide, allocate, expireNodes, nodeReady, nodesUnknown, taskStatuses, clusterRows, diffRows, rowsForNode, orchestrate, schedule, awaitedRevision,
+};
+export type Core = typeof CORE;
+export type SwarmBug = 'deposed-goes-on' | 'acks-before-installed';
+
+export interface SwarmWorld extends World {
+  readonly core: Core;
+  readonly swarmBugs: ReadonlySet<SwarmBug>;
+  readonly managers: Map<bigint, SimManager>;
+  readonly workers: Map<string, SimWorker>;
+  readonly swarmChecker: SwarmChecker;
+  readonly nowMs: () => number;
+  readonly newId: () => string;
+  /** Of a task's next step. */
+  readonly failRate: () => number;
+  /** The state of whoever has applied most. */
+  readonly newest: () => ReadTx;
+}
+
+export interface SwarmOptions {
+  readonly seed: number;
+  readonly minutes: number;
+  readonly core?: Core;
+  readonly bugs?: readonly SwarmBug[];
+  readonly trace?: (text: string) => void;
+}
+
+export interface SwarmOutcome {
+  readonly seed: number;
+  readonly hash: string;
+  readonly simulatedMs: number;
+  readonly events: number;
+  readonly messages: number;
+  readonly entries: bigint;
+  readonly terms: number;
+  readonly operations: number;
+  readonly marks: ReadonlyMap<SwarmMark, number>;
+}
+
+const EPOCH_MS = 1_700_000_000_000;
+const REST_MS_MAX = 120_000;
+const REST_STEP_MS = 1_000;
+const SCALE = 20;
+
+function newWorld(options: SwarmOptions): SwarmWorld {
+  const random = new Prng(BigInt(options.seed));
+  const clock = new Clock();
+  const managers = new Map<bigint, SimManager>();
+  const hosts = new Map<bigint, Host>();
+  const managerOf = (host: Host): SimManager => {
+    let manager = managers.get(host.id);
+    if (manager === undefined || manager.host !== host) managers.set(host.id, manager = new SimManager(world, host));
+    return manager;
+  };
+  let ids = 0;
+  const failRates = random.pick([0, 0.02, 0.15]);
+  const world: SwarmWorld & { swarmChecker: SwarmChecker; failing: boolean } = {
+    clock, random, network: new SimNetwork(clock, random), checker: new Checker(), hosts, raftClass: RaftNode, bugs: new Set(),
+    marks: new Map(), scale: SCALE, managers, workers: new Map(),
+    trace: options.trace === undefined ? undefined : (text) => options.trace?.(`${(clock.nowMs / 1000).toFixed(3)} ${text}`),
+    core: options.core ?? CORE, swarmBugs: new Set(options.bugs ?? []), failing: true,
+    swarmChecker: undefined as unknown as SwarmChecker,
+    nowMs: () => EPOCH_MS + Math.floor(clock.nowMs),
+    newId: () => `id${String(++ids).padStart(6, '0')}`,
+    failRate: () => (world.failing ? failRates : 0),
+    newest: () => [...hosts.values()].reduce((a, b) => (b.store.index > a.store.index ? b : a)).store,
+    hooks: {
+      applied: (host, entry, command, result) => {
+        const events = result.ok ? result.value.events : [];
+        world.swarmChecker.applied(host.store, entry, command, events);
+        if (events.length > 0) managerOf(host).applied(events);
+      },
+      restored: (host) => managerOf(host).changed(),
+      leadership: (host, leading) => managerOf(host).leading(leading),
+      crashed: (host) => managerOf(host).crashed(),
+    },
+  };
+  world.swarmChecker = new SwarmChecker(world);
+  return world;
+}
+
+/** The first objects: what bootstrap and the nodes' joins make. */
+function firstObjects(world: SwarmWorld): StoreAction[] {
+  const cluster = create(ClusterSchema, {
+    id: 'cluster', subnetSize: 24, defaultAddressPool: ['10.0.0.0/8'],
+    spec: create(ClusterSpecSchema, {
+      annotations: create(AnnotationsSchema, { name: 'default' }),
+      orchestration: create(OrchestrationConfigSchema, { taskHistoryRetentionLimit: BigInt(world.random.pick([0, 2, 5])) }),
+      dispatcher: create(DispatcherConfigSchema, { heartbeatPeriod: durationFromMs(PERIOD_MS) }),
+    }),
+  });
+  const ingress = create(NetworkSchema, {
+    id: 'ingress',
+    spec: create(NetworkSpecSchema, {
+      annotations: create(AnnotationsSchema, { name: 'ingress' }), driverConfig: create(DriverSchema, { name: 'overlay' }), ingress: true,
+    }),
+  });
+  const nodes = [...world.workers.values()].map((worker) => createAction('node', create(NodeSchema, {
+    id: worker.id, role: NodeRole.WORKER, spec: create(NodeSpecSchema, { annotations: create(AnnotationsSchema, {}), desiredRole: NodeRole.WORKER }),
+    description: worker.description, status: create(NodeStatusSchema, { state: NodeStatus_State.DOWN }),
+  })));
+  return [createAction('cluster', cluster), createAction('network', ingress), ...nodes];
+}
+
+export function simulateSwarm(options: SwarmOptions): SwarmOutcome {
+  const world = newWorld(options);
+  const { clock, random } = world;
+  begin(world, random.pick([1, 3, 3, 3, 5]));
+  const count = random.between(2, 6);
+  for (let i = 1; i <= count; i++) world.workers.set(`node${i}`, new SimWorker(world, i));
+  const first = create(CommandSchema, { id: 'bootstrap', time: timestampFromMs(world.nowMs()), actions: firstObjects(world) });
+  if (world.hosts.get(1n)?.offer(toBinary(CommandSchema, first)) !== true) throw new Violation('the swarm cannot begin');
+  clock.run(clock.nowMs + 500);
+  for (const worker of world.workers.values()) worker.start();
+  const clients = ['a', 'b', 'c'].map((name) => new ApiClient(world, name));
+  clients.forEach((client) => client.start());
+  clock.run(clock.nowMs + random.between(0, 5_000));
+  const faults = new Faults(world);
+  const churn = new Churn(world);
+  faults.start();
+  churn.start();
+  clock.run(clock.nowMs + options.minutes * 60_000);
+  faults.stop();
+  churn.stop();
+  (world as { failing?: boolean }).failing = false;
+  clients.forEach((client) => client.stop());
+  rest(world);
+  const operations = clients.reduce((sum, { done }) => sum + done, 0);
+  const hash = digest(world.checker.summary(), `${clock.eventCount} ${world.network.sentCount} ${operations}`);
+  return {
+    seed: options.seed, hash: hash.slice(0, 16), simulatedMs: clock.nowMs, events: clock.eventCount, messages: world.network.sentCount,
+    entries: world.checker.committedMax, terms: world.checker.terms, operations, marks: world.swarmChecker.marks,
+  };
+}
+
+/** What is wanted comes about within bounded time, and stays. */
+function rest(world: SwarmWorld): void {
+  const endMs = world.clock.nowMs + REST_MS_MAX;
+  let problem: string | undefined = 'nothing looked yet';
+  while (problem !== undefined && world.clock.nowMs < endMs) {
+    world.clock.run(world.clock.nowMs + REST_STEP_MS);
+    problem = notReached(world);
+  }
+  if (problem !== undefined) throw new Violation(`${problem}, ${REST_MS_MAX / 1000} s after all is well; ${describe(world)}`);
+  // The last of what was on its way.
+  world.clock.run(world.clock.nowMs + 2 * REST_STEP_MS);
+  atRest(world);
+}

@@ -1,0 +1,57 @@
+// What a proposer is told: once, by the log; and never that a change was made when nobody can know.
+
+import assert from 'node:assert/strict';
+import { create } from '@bufbuild/protobuf';
+import { describe, test } from 'node:test';
+import { Proposals } from '../../src/daemon/manager/proposals.js';
+import { fail, ok } from '../../src/lib/result.js';
+import { CommandSchema } from '../../src/model/proto/skein_pb.js';
+
+function proposals(taken: boolean[]): { it: Proposals; sent: () => number; elect: () => void } {
+  let sent = 0;
+  let elect: () => void = () => undefined;
+  const it = new Proposals({
+    here: () => {
+      sent += 1;
+      return taken.shift() ?? true;
+    },
+    leading: () => true,
+    leaderClient: () => undefined,
+    onLeadership: (listener) => {
+      elect = listener;
+      return () => undefined;
+    },
+  });
+  return { it, sent: () => sent, elect: () => elect() };
+}
+
+const command = create(CommandSchema, { id: 'c1' });
+
+describe('proposals', () => {
+  test('one that is refused by a change of leaders is made again, and answered when it is applied', async () => {
+    const { it, sent } = proposals([false, true]);
+    const answer = it.propose(command);
+    await new Promise((resolve) => setTimeout(resolve, 120));
+    assert.equal(sent(), 2);
+    it.applied('c1', ok({ events: [], duplicate: false }));
+    assert.equal((await answer).ok, true);
+  });
+
+  test('one whose fate is inside a snapshot is not asked about again: the store only knows that it has seen it', async () => {
+    const { it, sent } = proposals([]);
+    const answer = it.propose(command);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    it.skipped();
+    const result = await answer;
+    assert.equal(result.ok, false);
+    assert.equal(sent(), 1);
+    it.applied('c1', fail('already_exists', 'too late'));
+  });
+
+  test('a decision of a leader ends with its leadership', async () => {
+    const { it, elect } = proposals([]);
+    const answer = it.proposeAsLeader(command);
+    elect();
+    assert.deepEqual(await answer, fail('aborted', 'this manager does not lead any more'));
+  });
+});

@@ -7,7 +7,7 @@ import { Proposals } from '../../src/daemon/manager/proposals.js';
 import { fail, ok } from '../../src/lib/result.js';
 import { CommandSchema } from '../../src/model/proto/skein_pb.js';
 
-function proposals(taken: boolean[]): { it: Proposals; sent: () => number; elect: () => void } {
+function proposals(taken: boolean[], leaderlessMs = 0): { it: Proposals; sent: () => number; elect: () => void } {
   let sent = 0;
   let elect: () => void = () => undefined;
   const it = new Proposals({
@@ -16,6 +16,7 @@ function proposals(taken: boolean[]): { it: Proposals; sent: () => number; elect
       return taken.shift() ?? true;
     },
     leading: () => true,
+    leaderlessMs: () => leaderlessMs,
     leaderClient: () => undefined,
     onLeadership: (listener) => {
       elect = listener;
@@ -46,6 +47,12 @@ describe('proposals', () => {
     assert.equal(result.ok, false);
     assert.equal(sent(), 1);
     it.applied('c1', fail('already_exists', 'too late'));
+  });
+
+  test('without a leader for longer than an election takes, the answer comes at once', async () => {
+    const { it, sent } = proposals([false], 6000);
+    assert.match(JSON.stringify(await it.propose(command)), /does not have a leader/);
+    assert.equal(sent(), 1);
   });
 
   test('a decision of a leader ends with its leadership', async () => {

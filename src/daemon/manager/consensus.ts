@@ -99,6 +99,7 @@ export class Consensus {
       here: (data) => this.proposeFor(data),
       leaderClient: () => this.leaderClient(),
       leading: () => this.leading,
+      leaderlessMs: () => this.leaderlessMs,
       onLeadership: (listener) => this.onLeadership(listener),
     });
     this.reads = new Reads((context) => {
@@ -246,6 +247,7 @@ export class Consensus {
    * is in no snapshot.
    */
   rekey(dek: Uint8Array): Promise<boolean> {
+    if (this.stopped) return Promise.resolve(true);
     if (this.stopped) return Promise.resolve(true);
     return new Promise((resolve) => {
       this.rekeying = { dek, done: resolve, turns: 0 };

@@ -13,6 +13,8 @@ import { CommandSchema, ManagerGroup, ProposeRequestSchema, type Command } from 
 const WAITING_MAX = 10_000;
 /** Docker's clients wait for a minute; an election takes a second or two. */
 const PROPOSE_TIMEOUT_MS = 20_000;
+/** No election takes so long: the group has lost its majority, or this manager its group. */
+const LEADERLESS_MS = 5000;
 const FORWARD_TIMEOUT_MS = 3000;
 const RETRY_MS = 50;
 /** A proposal that was taken and is not applied by now is made once more: the leader that took it may be gone. */
@@ -25,6 +27,8 @@ export interface ProposalsOptions {
   /** Into the own log; false when this manager does not lead. */
   readonly here: (data: Uint8Array) => boolean;
   readonly leading: () => boolean;
+  /** For how long there has been no leader. */
+  readonly leaderlessMs: () => number;
   readonly leaderClient: () => ManagerClient | undefined;
   readonly onLeadership: (listener: () => void) => () => void;
 }
@@ -49,7 +53,11 @@ export class Proposals {
     while (result === undefined) {
       const taken = await this.submit(data);
       await this.appliedOrChanged(applied, taken ? REPEAT_MS : RETRY_MS);
-      if (result === undefined && performance.now() > deadline) this.applied(command.id, fail('unavailable', NO_LEADER));
+      const late = performance.now() > deadline || (!taken && this.options.leaderlessMs() > LEADERLESS_MS);
+      if (result !== undefined || !late) continue;
+      this.applied(command.id, fail('unavailable', NO_LEADER));
+      // Or what was told as failed would be proposed once more.
+      await applied;
     }
     return result;
   }

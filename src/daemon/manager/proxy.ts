@@ -57,20 +57,29 @@ async function settled({ term, leaderClient }: Leadership): Promise<void> {
 }
 
 async function here(handler: Handler, term: AbortSignal, input: never, caller: Caller, out: Outgoing<never> | undefined): Promise<unknown> {
-  let lost: (() => void) | undefined;
+  // Not AbortSignal.any: on a signal that lives as long as a term it keeps a trace of every call.
+  const over = new AbortController();
+  const end = (): void => over.abort();
+  let lost = end;
   const ended = new Promise<never>((_resolve, reject) => {
-    lost = () => reject(new AppFailure({ code: 'aborted', message: 'this manager does not lead any more' }));
-    if (term.aborted) lost();
-    else term.addEventListener('abort', lost, { once: true });
+    lost = () => {
+      over.abort();
+      reject(new AppFailure({ code: 'aborted', message: 'this manager does not lead any more' }));
+    };
   });
   ended.catch(() => undefined); // Nobody waits once the call is over.
-  const bounded = out === undefined ? undefined : { write: out.write.bind(out), closed: AbortSignal.any([out.closed, term]) };
+  if (term.aborted) lost();
+  term.addEventListener('abort', lost, { once: true });
+  if (out?.closed.aborted === true) end();
+  out?.closed.addEventListener('abort', end, { once: true });
+  const bounded = out === undefined ? undefined : { write: out.write.bind(out), closed: over.signal };
   try {
     const work = (handler as (i: never, c: Caller, o: unknown) => Promise<unknown>)(input, caller, bounded);
     work.catch(() => undefined); // The loser of the race.
     return await Promise.race([work, ended]);
   } finally {
-    if (lost !== undefined) term.removeEventListener('abort', lost);
+    term.removeEventListener('abort', lost);
+    out?.closed.removeEventListener('abort', end);
   }
 }
 

@@ -39,8 +39,13 @@ export class StockEngine {
     return engine;
   }
 
-  up(): Promise<void> {
-    return startDockerd(this.dockerd);
+  /** As its service manager would: one that does not come up is started again. */
+  async up(): Promise<void> {
+    await startDockerd(this.dockerd, 20_000).catch(async () => {
+      const pid = await dockerdPid(this.dockerd);
+      if (pid > 0) process.kill(pid, 'SIGKILL');
+      await startDockerd(this.dockerd, 40_000);
+    });
   }
 
   stop(): Promise<void> {

@@ -143,7 +143,7 @@ async function runFiles(label, sources, options) {
 async function runGroup(group, sources) {
   const timeout = FILE_TIMEOUT_MS[group] ?? FILE_TIMEOUT_MS.other;
   if (group !== LAST && group !== 'long') {
-    const ms = await runFiles(`${group} (${sources.length} files)`, sources, { concurrency: true, timeout });
+    const ms = await runFiles(`${group} (${sources.length} files)`, sources, { concurrency: 3, timeout });
     console.log(`    ${(ms / 1000).toFixed(1)} s`);
     return;
   }

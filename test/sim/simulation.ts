@@ -47,7 +47,8 @@ export function simulate(options: Options): Outcome {
   const clock = new Clock();
   const hasher = new Hasher();
   const world: World = {
-    clock, random, network: new SimNetwork(clock, random), checker: new Checker(hasher), hasher, shared: new Shared(hasher, options.checked === true), hosts: new Map(),
+    clock, random, network: new SimNetwork(clock, random), checker: new Checker(hasher), hasher,
+    shared: new Shared(hasher, options.checked === true), hosts: new Map(),
     raftClass: options.raftClass ?? RaftNode, bugs: new Set(options.bugs ?? []),
     marks: new Map(), scale: 1, snapshotScale: 1,
     trace: options.trace === undefined ? undefined : (text) => options.trace?.(`${(clock.nowMs / 1000).toFixed(3)} ${text}`),

@@ -40,6 +40,8 @@ export class SwarmChecker {
   /** Index at which a node became one that is waited for. */
   private readonly since = new Map<string, bigint>();
   private readonly startFirst = new Set<string>();
+  /** When each drain took effect. */
+  private readonly drains = new Map<string, number>();
   private stageTerm = 0n;
 
   constructor(world: SwarmWorld) {
@@ -108,6 +110,7 @@ export class SwarmChecker {
     this.hold(stateOf(task) >= stateOf(old), () => `task ${task.id} goes from ${TaskState[stateOf(old)]} back to ${TaskState[stateOf(task)]}`);
     this.hold(task.desiredState >= old.desiredState, () => `task ${task.id} is wanted less final than before`);
     this.hold(old.nodeId === '' || task.nodeId === old.nodeId, () => `task ${task.id} moves from ${old.nodeId} to ${task.nodeId}`);
+    if (task.drainState !== undefined && old.drainState === undefined) this.drains.set(task.id, nowMs);
     if (old.nodeId === '' && task.nodeId !== '') this.mark('task placed');
     if (addressesOf(old).length === 0) for (const address of addressesOf(task)) this.given(view, address, task, decided, nowMs);
     if (isTerminal(task) && !isTerminal(old)) this.end(task, nowMs, view.index);
@@ -141,7 +144,7 @@ export class SwarmChecker {
     if (before === undefined) return;
     this.mark('address reused');
     this.hold(before.endedMs !== undefined, () => `task ${task.id} is given ${address}, which task ${before.task} has`);
-    if (nowMs - (before.endedMs ?? 0) >= RELEASE_MS - 1_000) return;
+    if (nowMs - (before.endedMs ?? 0) >= RELEASE_MS) return;
     this.waited(view, decided, (rows) => {
       for (const row of rows.values()) {
         const { case: what, value } = row.row;
@@ -172,7 +175,8 @@ export class SwarmChecker {
     this.hold(task.drainState !== undefined, () => `task ${task.id} is stopped without a drain`);
     if (task.drainState?.timedOut === true) {
       this.mark('drain timed out');
-      this.hold(nowMs - timestampMs(task.drainState.since) >= DRAIN_MS, () => `the drain of task ${task.id} was given up too soon`);
+      const begunMs = this.drains.get(task.id) ?? nowMs;
+      this.hold(nowMs - begunMs >= DRAIN_MS, () => `the drain of task ${task.id} was given up after ${nowMs - begunMs} ms`);
       return;
     }
     this.mark('drain acknowledged');

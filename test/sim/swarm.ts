@@ -35,7 +35,8 @@ import { SwarmChecker, type SwarmMark } from './swarm-checker.js';
 import { SimWorker } from './worker.js';
 
 export const CORE = {
-  decide, allocate, expireNodes, nodeReady, nodesUnknown, taskStatuses, clusterRows, diffRows, rowsForNode, orchestrate, schedule, awaitedRevision,
+  decide, allocate, expireNodes, nodeReady, nodesUnknown, taskStatuses, clusterRows, diffRows, rowsForNode, orchestrate, schedule,
+  awaitedRevision,
 };
 export type Core = typeof CORE;
 export type SwarmBug = 'deposed-goes-on' | 'acks-before-installed';
@@ -96,7 +97,8 @@ function newWorld(options: SwarmOptions): SwarmWorld {
   let ids = 0;
   const failRates = random.pick([0, 0.02, 0.15]);
   const world: SwarmWorld & { swarmChecker: SwarmChecker; failing: boolean } = {
-    clock, random, network: new SimNetwork(clock, random), checker: new Checker(hasher), hasher, shared: new Shared(hasher, options.checked === true), hosts, raftClass: RaftNode, bugs: new Set(),
+    clock, random, network: new SimNetwork(clock, random), checker: new Checker(hasher), hasher,
+    shared: new Shared(hasher, options.checked === true), hosts, raftClass: RaftNode, bugs: new Set(),
     marks: new Map(), scale: SCALE, snapshotScale: SNAPSHOT_SCALE, managers, workers: new Map(),
     trace: options.trace === undefined ? undefined : (text) => options.trace?.(`${(clock.nowMs / 1000).toFixed(3)} ${text}`),
     core: options.core ?? CORE, swarmBugs: new Set(options.bugs ?? []), failing: true,

@@ -33,6 +33,7 @@ export interface Outcome {
   readonly entries: bigint;
   readonly terms: number;
   readonly operations: number;
+  readonly faults: number;
   /** How often what happened: a run in which nothing goes wrong proves nothing. */
   readonly marks: ReadonlyMap<Mark, number>;
 }
@@ -74,7 +75,8 @@ export function simulate(options: Options): Outcome {
   const hash = digest(world.checker.summary(), `${clock.eventCount} ${world.network.sentCount} ${operations}`);
   return {
     seed: options.seed, hash: hash.slice(0, 16), simulatedMs: clock.nowMs, events: clock.eventCount,
-    messages: world.network.sentCount, entries: world.checker.committedMax, terms: world.checker.terms, operations, marks: world.marks,
+    messages: world.network.sentCount, entries: world.checker.committedMax, terms: world.checker.terms, operations,
+    faults: faults.count, marks: world.marks,
   };
 }
 

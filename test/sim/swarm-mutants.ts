@@ -61,8 +61,8 @@ const FILES = [
 /** The core with one of the bugs. */
 export async function mutantStages(name: string): Promise<Core> {
   const { file, from, to } = SWARM_MUTANTS[name] as Mutant;
-  // Beside the real one, so that its imports lead to the same places.
-  const folder = `${built}-mutant-${Object.keys(SWARM_MUTANTS).indexOf(name)}`;
+  // Beside the real one, so that its imports lead to the same places; several processes do it at once.
+  const folder = `${built}-mutant-${process.pid}-${Object.keys(SWARM_MUTANTS).indexOf(name)}`;
   rmSync(folder, { recursive: true, force: true });
   cpSync(built, folder, { recursive: true });
   const target = path.join(folder, `${file}.js`);

@@ -74,12 +74,15 @@ export interface SwarmOutcome {
   readonly entries: bigint;
   readonly terms: number;
   readonly operations: number;
+  readonly faults: number;
   readonly marks: ReadonlyMap<SwarmMark, number>;
 }
 
 const EPOCH_MS = 1_700_000_000_000;
 const REST_MS_MAX = 120_000;
 const REST_STEP_MS = 1_000;
+const CALM_MS = 30_000;
+const CALM_GAP_MS_MAX = 20_000;
 const SCALE = 20;
 const SNAPSHOT_SCALE = 4;
 
@@ -168,12 +171,28 @@ export function simulateSwarm(options: SwarmOptions): SwarmOutcome {
   (world as { failing?: boolean }).failing = false;
   clients.forEach((client) => client.stop());
   rest(world);
+  calm(world, clients);
   const operations = clients.reduce((sum, { done }) => sum + done, 0);
   const hash = digest(world.checker.summary(), `${clock.eventCount} ${world.network.sentCount} ${operations}`);
   return {
     seed: options.seed, hash: hash.slice(0, 16), simulatedMs: clock.nowMs, events: clock.eventCount, messages: world.network.sentCount,
-    entries: world.checker.committedMax, terms: world.checker.terms, operations, marks: world.swarmChecker.marks,
+    entries: world.checker.committedMax, terms: world.checker.terms, operations,
+    faults: faults.count + churn.count, marks: world.swarmChecker.marks,
   };
+}
+
+/** As most of the time: all is well, now and then somebody asks for a change, and nobody has a reason to stand for election. */
+function calm(world: SwarmWorld, clients: readonly ApiClient[]): void {
+  const { terms } = world.checker;
+  const before = clients.map(({ done, refused }) => done + refused);
+  clients.forEach((client) => client.startCalmly(CALM_GAP_MS_MAX));
+  world.clock.run(world.clock.nowMs + CALM_MS);
+  clients.forEach((client, i) => {
+    client.stop();
+    if (client.done + client.refused === before[i]) throw new Violation(`an API client is not served though all is well; ${describe(world)}`);
+  });
+  if (world.checker.terms !== terms) throw new Violation(`another term though all is well; ${describe(world)}`);
+  rest(world);
 }
 
 /** What is wanted comes about within bounded time, and stays. */

@@ -290,21 +290,25 @@ export class Consensus {
       this.raft.advance();
       this.reads.applied(this.applied.index);
       if (ready.softState !== undefined) {
-        this.tellLeadership(ready.softState.role === 'leader');
+        this.tellLeadership(ready.softState.role === 'leader', this.hard.term);
         this.proposals.leaderChanged();
         this.reads.again();
       }
       await this.maybeSnapshot();
     }
-    if (this.wasLeading) this.tellLeadership(false);
+    if (this.wasLeading) this.tellLeadership(false, this.hard.term);
   }
 
   private wasLeading = false;
+  private ledTerm = 0n;
 
-  private tellLeadership(leading: boolean): void {
-    if (leading === this.wasLeading) return;
+  private tellLeadership(leading: boolean, term: bigint): void {
+    if (leading === this.wasLeading && (!leading || term === this.ledTerm)) return;
+    // Another term at once: what was decided in the one before ends with it.
+    if (leading && this.wasLeading) this.tellLeadership(false, term);
     this.wasLeading = leading;
-    this.options.logger.info({ term: Number(this.raft.status.term) }, leading ? 'this manager leads' : 'this manager does not lead any more');
+    this.ledTerm = term;
+    this.options.logger.info({ term: Number(term) }, leading ? 'this manager leads' : 'this manager does not lead any more');
     for (const listener of this.leadershipListeners) listener(leading);
   }
 

@@ -94,7 +94,8 @@ export class Host {
   private nextRead = 1n;
   private snapshotEvery = 20;
   private wasLeading = false;
-  private ledTerm = 0n;
+  /** What it was told to lead last. */
+  ledTerm = 0n;
 
   constructor(world: World, id: bigint, begins: boolean) {
     this.world = world;
@@ -166,6 +167,11 @@ export class Host {
 
   forget(commandId: string): void {
     this.waiters.delete(commandId);
+  }
+
+  /** Of the leader that this member was told to be, and in that term only. */
+  offerInTerm(data: Uint8Array): boolean {
+    return this.wasLeading && this.raft.term === this.ledTerm && this.offer(data);
   }
 
   /** Into the own log; false when it does not lead or cannot take it. */

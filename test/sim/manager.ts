@@ -94,7 +94,7 @@ export class SimManager {
   leading(leading: boolean): void {
     this.endTerm();
     if (!leading) return;
-    const term: Term = { ended: false, number: this.host.raft.status.term };
+    const term: Term = { ended: false, number: this.host.ledTerm };
     this.ending = term;
     const life = this.life;
     run(this.lead(term), () => this.life === life && (!term.ended || this.world.swarmBugs.has('deposed-goes-on')));
@@ -225,7 +225,7 @@ export class SimManager {
   }
 
   private* proposeInTerm(id: string, data: Uint8Array): Process<boolean> {
-    if (!this.host.offer(data)) {
+    if (!this.host.offerInTerm(data)) {
       yield* until<void>((resume) => this.later(RETRY_MS, resume));
       return false;
     }

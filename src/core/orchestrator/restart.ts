@@ -112,6 +112,8 @@ export function reconcileStarts(input: Input, change: Change): void {
   const { view, nowMs } = input;
   for (const task of view.list('task')) {
     if (task.desiredState !== TaskState.READY || task.drainState !== undefined || change.touched(task.id)) continue;
+    // Its service was removed: the reaper ends it.
+    if (task.serviceId !== '' && view.get('service', task.serviceId) === undefined) continue;
     const dueMs = timestampMs(task.startAfter);
     if (nowMs < dueMs) {
       change.wakeAt(dueMs);

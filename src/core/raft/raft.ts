@@ -51,6 +51,10 @@ export class RaftNode {
     return this.state.role === 'leader';
   }
 
+  get term(): bigint {
+    return this.state.term;
+  }
+
   get status(): RaftStatus {
     const { id, role, leader, term, log, conf } = this.state;
     const { index: applied, term: appliedTerm, confState } = this.applied;

@@ -103,6 +103,15 @@ export function describe({ hosts }: World): string {
   }).join('; ');
 }
 
+/** A member that has not applied what the leader has, in words. */
+export function replicaBehind({ hosts }: World): string | undefined {
+  const leader = [...hosts.values()].find((host) => host.raft.leader);
+  if (leader === undefined) return undefined;
+  const { voters, learners } = leader.raft.status.confState;
+  const behind = [...voters, ...learners].map((id) => hosts.get(id)).find((host) => host !== undefined && host.applied !== leader.applied);
+  return behind === undefined ? undefined : `member ${behind.id} is at ${behind.applied}, the leader at ${leader.applied}`;
+}
+
 /** One leader, and every member of its configuration has the same. */
 export function atRest(world: World): void {
   const { hosts, checker } = world;

@@ -168,6 +168,8 @@ export class SwarmChecker {
   private stopped(view: ReadTx, task: Task, old: Task, decided: bigint, nowMs: number): void {
     const node = view.get('node', task.nodeId);
     if (node === undefined || node.status?.state === NodeStatus_State.DOWN || stateOf(old) !== TaskState.RUNNING) return;
+    // It was down when this was decided.
+    if ((this.since.get(node.id) ?? 0n) > decided) return;
     const serving = task.networks.some(({ network }) => network?.spec?.ingress !== true) || ingressPorts(task.endpoint?.ports).length > 0;
     if (!serving || task.networks.length === 0) return;
     // Decided before it ran: nobody sent to it then.

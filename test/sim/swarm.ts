@@ -29,7 +29,7 @@ import { PERIOD_MS, SimManager } from './manager.js';
 import { Hasher } from './hashing.js';
 import { SimNetwork } from './network.js';
 import { Shared } from './shared.js';
-import { atRest, begin, describe } from './simulation.js';
+import { atRest, begin, describe, replicaBehind } from './simulation.js';
 import { notReached } from './wanted.js';
 import { SwarmChecker, type SwarmMark } from './swarm-checker.js';
 import { SimWorker } from './worker.js';
@@ -81,6 +81,7 @@ export interface SwarmOutcome {
 const EPOCH_MS = 1_700_000_000_000;
 const REST_MS_MAX = 120_000;
 const REST_STEP_MS = 1_000;
+const REST_TRIES = 10;
 const CALM_MS = 30_000;
 const CALM_GAP_MS_MAX = 20_000;
 const SCALE = 20;
@@ -204,7 +205,12 @@ function rest(world: SwarmWorld): void {
     problem = notReached(world);
   }
   if (problem !== undefined) throw new Violation(`${problem}, ${REST_MS_MAX / 1000} s after all is well; ${describe(world)}`);
-  // The last of what was on its way.
-  world.clock.run(world.clock.nowMs + 2 * REST_STEP_MS);
+  // What is due then (history that is removed, say) may be on its way at any one moment, but not at all of them.
+  for (let tries = 0; ; tries++) {
+    world.clock.run(world.clock.nowMs + REST_STEP_MS + world.random.below(500));
+    const behind = replicaBehind(world);
+    if (behind === undefined) break;
+    if (tries >= REST_TRIES) throw new Violation(behind);
+  }
   atRest(world);
 }

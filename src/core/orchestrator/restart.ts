@@ -120,7 +120,7 @@ export function reconcileStarts(input: Input, change: Change): void {
       continue;
     }
     const giveUpMs = timestampMs(task.meta?.createdAt) + OLD_TASK_TIMEOUT_MS;
-    if (nowMs < giveUpMs && predecessorRuns(input, task)) {
+    if (nowMs < giveUpMs && predecessorRuns(input, change, task)) {
       change.wakeAt(giveUpMs);
       continue;
     }
@@ -132,9 +132,11 @@ export function reconcileStarts(input: Input, change: Change): void {
 }
 
 /** Another task of the same place is being stopped and still runs on a node that can tell. */
-function predecessorRuns(input: Input, task: Task): boolean {
+function predecessorRuns(input: Input, change: Change, task: Task): boolean {
   return input.view.tasksOfService(task.serviceId).some((other) => {
-    if (other.id === task.id || other.slot !== task.slot || desiredOf(other) <= TaskState.RUNNING) return false;
+    if (other.id === task.id || other.slot !== task.slot) return false;
+    // One that this very pass stops counts too.
+    if (desiredOf(other) <= TaskState.RUNNING && !change.touched(other.id)) return false;
     if (task.slot === 0n && other.nodeId !== task.nodeId) return false;
     const state = stateOf(other);
     if (state < TaskState.ASSIGNED || state > TaskState.RUNNING) return false;

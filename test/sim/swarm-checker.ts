@@ -145,7 +145,7 @@ export class SwarmChecker {
     this.mark('address reused');
     this.hold(before.endedMs !== undefined, () => `task ${task.id} is given ${address}, which task ${before.task} has`);
     if (nowMs - (before.endedMs ?? 0) >= RELEASE_MS) return;
-    this.waited(view, decided, (rows) => {
+    this.waited(view, decided, false, (rows) => {
       for (const row of rows.values()) {
         const { case: what, value } = row.row;
         if (what === 'endpoint' && `${value.vni} ${value.address}` === address && value.taskId === before.task) return row;
@@ -155,11 +155,18 @@ export class SwarmChecker {
     }, (nodeId, row) => `task ${task.id} is given ${address}, but ${nodeId} still sends to task ${before.task} there (${row.key})`);
   }
 
-  /** No node that counts has such a row. A node that came back since the decision could not be known. */
-  private waited(view: ReadTx, decided: bigint, find: (rows: ReadonlyMap<string, Row>) => Row | undefined, message: (nodeId: string, row: Row) => string): void {
+  /**
+   * No node that counts has such a row. A node that came back since the decision could not be known. One that was down is not
+   * waited for, so what was freed meanwhile may be taken while it still has the tables of then: until its first update.
+   */
+  private waited(
+    view: ReadTx, decided: bigint, staleToo: boolean, find: (rows: ReadonlyMap<string, Row>) => Row | undefined,
+    message: (nodeId: string, row: Row) => string,
+  ): void {
     for (const worker of this.world.workers.values()) {
       const node = view.get('node', worker.id);
-      if (node === undefined || !isWaitedFor(node) || (this.since.get(worker.id) ?? 0n) > decided) continue;
+      const since = this.since.get(worker.id) ?? 0n;
+      if (node === undefined || !isWaitedFor(node) || since > decided || (!staleToo && worker.revision < since)) continue;
       const row = find(worker.rows);
       if (row !== undefined) throw new Violation(message(worker.id, row));
     }
@@ -182,7 +189,7 @@ export class SwarmChecker {
       return;
     }
     this.mark('drain acknowledged');
-    this.waited(view, decided, (rows) => {
+    this.waited(view, decided, true, (rows) => {
       for (const row of rows.values()) {
         const { case: what, value } = row.row;
         if (what !== 'service' && what !== 'port') continue;

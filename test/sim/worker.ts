@@ -33,6 +33,8 @@ export class SimWorker {
   up = false;
   /** Of the data plane. */
   rows = new Map<string, Row>();
+  /** Of the rows. */
+  revision = 0n;
   /** Rows take this long to install, at most. */
   installMsMax = 40;
   readonly description: NodeDescription;
@@ -243,7 +245,8 @@ export class SimWorker {
     this.later(2 * (this.installAtMs - clock.nowMs) + 500, () => this.put(update));
   }
 
-  private put({ full, upsert, remove }: RowUpdate): void {
+  private put({ revision, full, upsert, remove }: RowUpdate): void {
+    this.revision = revision;
     if (full) this.rows = new Map();
     for (const key of remove) this.rows.delete(key);
     for (const row of upsert) this.rows.set(row.key, row);

@@ -17,6 +17,9 @@ import type { SwarmWorld } from './swarm.js';
 
 const REPORT_MS = 10;
 const ANSWER_MS = 3_000;
+/** Of the calls that are late, those that are very late. */
+const HELD_SHARE = 0.3;
+const HELD_MS_MAX = 8_000;
 
 interface Session {
   readonly id: string;
@@ -127,7 +130,7 @@ export class SimWorker {
 
   /** One call: answered, or undefined after a while. */
   private ask<T>(host: Host, call: (answer: (value: T) => void) => void, answered: (value: T | undefined) => void): void {
-    const { network } = this.world;
+    const { network, random } = this.world;
     let done = false;
     const end = (value: T | undefined): void => {
       if (done) return;
@@ -136,13 +139,16 @@ export class SimWorker {
     };
     const { life } = this;
     let called = false;
-    network.send(this.port, host.id, () => {
+    const send = (): void => network.send(this.port, host.id, () => {
       if (called || !host.up) return;
       called = true;
       call((value) => network.send(host.id, this.port, () => {
         if (this.life === life) end(value);
       }));
     });
+    // Held up somewhere, it may arrive when its caller has given up, and has told something newer.
+    if (random.chance(network.lateRate * HELD_SHARE)) this.world.clock.after(random.between(1_000, HELD_MS_MAX), send);
+    else send();
     this.later(ANSWER_MS, () => end(undefined));
   }
 

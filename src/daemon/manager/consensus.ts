@@ -96,7 +96,7 @@ export class Consensus {
     this.members = new Members(snapshot?.members.length ? snapshot.members : options.seeds);
     this.raft = new RaftNode(startOf(raftId, options.founder, loaded));
     this.proposals = new Proposals({
-      here: (data) => this.proposeFor(data),
+      here: (data) => this.proposeFor(data), inTerm: () => this.ledTerm === undefined || this.ledTerm === this.raft.term,
       leaderClient: () => this.leaderClient(),
       leading: () => this.leading,
       leaderlessMs: () => this.leaderlessMs,
@@ -155,7 +155,7 @@ export class Consensus {
   }
 
   get leading(): boolean {
-    return this.raft.status.role === 'leader';
+    return this.raft.leader;
   }
 
   /** For how long this manager has known no leader. */
@@ -188,15 +188,13 @@ export class Consensus {
 
   /** From another manager. */
   step(message: Message): void {
-    if (this.stopped || message.to !== this.raftId) return;
-    this.raft.step(message);
+    if (!this.stopped) this.raft.step(message);
     this.wake.raise();
   }
 
   /** The connection from another manager ended. */
   suspect(member: bigint): void {
-    if (this.stopped) return;
-    this.raft.suspect(member);
+    if (!this.stopped) this.raft.suspect(member);
     this.wake.raise();
   }
 
@@ -289,22 +287,24 @@ export class Consensus {
       this.raft.advance();
       this.reads.applied(this.applied.index);
       if (ready.softState !== undefined) {
-        this.tellLeadership(ready.softState.role === 'leader');
+        this.tellLeadership(ready.softState.role === 'leader' ? this.hard.term : undefined);
         this.proposals.leaderChanged();
         this.reads.again();
       }
       await this.maybeSnapshot();
     }
-    if (this.wasLeading) this.tellLeadership(false);
+    this.tellLeadership(undefined);
   }
 
-  private wasLeading = false;
+  /** The term that this manager was told to lead. Of two in a row the first one is told to have ended. */
+  private ledTerm: bigint | undefined;
 
-  private tellLeadership(leading: boolean): void {
-    if (leading === this.wasLeading) return;
-    this.wasLeading = leading;
-    this.options.logger.info({ term: Number(this.raft.status.term) }, leading ? 'this manager leads' : 'this manager does not lead any more');
-    for (const listener of this.leadershipListeners) listener(leading);
+  private tellLeadership(term: bigint | undefined): void {
+    if (term === this.ledTerm) return;
+    if (term !== undefined && this.ledTerm !== undefined) this.tellLeadership(undefined);
+    this.ledTerm = term;
+    this.options.logger.info({ term: Number(this.raft.term) }, term === undefined ? 'this manager does not lead any more' : 'this manager leads');
+    for (const listener of this.leadershipListeners) listener(term !== undefined);
   }
 
   private async persist(ready: Ready): Promise<void> {

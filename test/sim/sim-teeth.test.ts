@@ -16,7 +16,7 @@ function caught(raftClass: typeof RaftNode | undefined, bugs: readonly ShellBug[
     try {
       simulate({ seed, minutes: MINUTES, bugs, ...(raftClass === undefined ? {} : { raftClass }) });
     } catch (error) {
-      assert.match((error as Error).name, /^(Violation|AssertionError|Error)$/, 'found for another reason');
+      assert.match((error as Error).name, /^(Violation|AssertionError|StaleLog|Error)$/, 'found for another reason');
       return seed;
     }
   }

@@ -3,8 +3,8 @@
 
 import { randomBytes } from 'node:crypto';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
-import type { Logger } from 'pino';
 import { decodeConfChange } from '../../core/raft/confchange.js';
+import { StaleLog } from '../../core/raft/log.js';
 import { RaftNode } from '../../core/raft/raft.js';
 import type { ConfChange, Entry, HardState, Message, RaftStatus, Ready, Snapshot } from '../../core/raft/types.js';
 import { COMMAND_BYTES_MAX } from '../../core/store/batches.js';
@@ -13,13 +13,14 @@ import { Store, type Applied } from '../../core/store/store.js';
 import type { StoreEvent } from '../../core/store/view.js';
 import { RaftLog } from '../../io/raftlog/raftlog.js';
 import { RaftPeers } from '../../io/raftpeers/peers.js';
-import type { Credentials, ManagerClient } from '../../io/grpc/client.js';
+import type { ManagerClient } from '../../io/grpc/client.js';
 import { assert } from '../../lib/assert.js';
 import type { Result } from '../../lib/result.js';
 import { Signal } from '../../lib/signal.js';
 import { timestampMs } from '../../lib/time.js';
 import { CommandSchema, SnapshotFileSchema, StoreStateSchema, type Command, type SnapshotFile } from '../../model/proto/skein_pb.js';
 import type { RaftMember } from '../../model/proto/swarmkit_pb.js';
+import type { ConsensusOptions } from './consensusoptions.js';
 import { Members, memberContext } from './members.js';
 import { TICK_MS, startOf } from './raftstart.js';
 import { Reads } from './reads.js';
@@ -33,25 +34,6 @@ const BARRIER_TIMEOUT_MS = 5000;
 const REKEY_TURNS = 100;
 
 export type EventListener = (events: readonly StoreEvent[], nowMs: number) => void;
-
-export interface ConsensusOptions {
-  readonly directory: string;
-  readonly dek: Uint8Array;
-  /** The key that is about to take its place. */
-  readonly pendingDek?: Uint8Array | undefined;
-  readonly raftId: bigint;
-  readonly nodeId: string;
-  /** Where the other managers reach this one, "ip:port". */
-  readonly advertiseAddr: string;
-  /** This manager began the group, alone; others learn the group from its log. */
-  readonly founder: boolean;
-  /** Managers known from joining, until the log tells. */
-  readonly seeds: readonly RaftMember[];
-  readonly credentials: () => Credentials;
-  readonly logger: Logger;
-  /** What ends the loop: a disk that fails, or a bug. */
-  readonly onCrash: (error: unknown) => void;
-}
 
 export class Consensus {
   readonly store: Store;
@@ -73,6 +55,8 @@ export class Consensus {
   private applied: { index: bigint; term: bigint };
   private snapshotIndex: bigint;
   private stopped = false;
+  /** Nothing is said to the group any more. */
+  private stale = false;
   private leaderSeenMs = performance.now();
   private ticker: NodeJS.Timeout | undefined;
   private rekeying: { readonly dek: Uint8Array; readonly done: (oldKeyNeeded: boolean) => void; turns: number } | undefined;
@@ -188,13 +172,22 @@ export class Consensus {
 
   /** From another manager. */
   step(message: Message): void {
-    if (!this.stopped) this.raft.step(message);
+    if (this.stopped || this.stale) return;
+    try {
+      this.raft.step(message);
+    } catch (error) {
+      if (!(error instanceof StaleLog)) throw error;
+      this.stale = true;
+      clearInterval(this.ticker);
+      this.options.onStale(error.message);
+    }
     this.wake.raise();
   }
 
   /** The connection from another manager ended. */
   suspect(member: bigint): void {
-    if (!this.stopped) this.raft.suspect(member);
+    if (this.stopped || this.stale) return;
+    this.raft.suspect(member);
     this.wake.raise();
   }
 
@@ -280,7 +273,7 @@ export class Consensus {
       }
       const ready = this.raft.ready();
       await this.persist(ready);
-      this.peers.send(ready.messages);
+      if (!this.stale) this.peers.send(ready.messages);
       if (ready.snapshot !== undefined) this.restore(ready.snapshot);
       for (const entry of ready.committed) this.apply(entry);
       for (const { context, index } of ready.readStates) this.reads.confirmed(context, index, this.applied.index);

@@ -1,9 +1,10 @@
 // Task helpers: states, names, whether a task still matches its service.
 
-import { clone, create, equals } from '@bufbuild/protobuf';
+import { create } from '@bufbuild/protobuf';
+import { copyOf, sameMessage } from './message.js';
 import { timestampFromMs } from '../lib/time.js';
 import {
-  EndpointSpecSchema, EndpointSpec_ResolutionMode, PortConfig_PublishMode, TaskSchema, TaskSpecSchema, TaskState, TaskStatusSchema,
+  EndpointSpecSchema, EndpointSpec_ResolutionMode, PortConfig_PublishMode, TaskState, TaskStatusSchema,
   type Node, type PortConfig, type Service, type Task,
 } from './proto/swarmkit_pb.js';
 
@@ -33,7 +34,7 @@ export function isGlobal(service: Service): boolean {
 
 /** The task as it is once nobody will tell of it any more. */
 export function orphaned(task: Task, nowMs: number, message: string): Task {
-  const next = clone(TaskSchema, task);
+  const next = copyOf(task);
   next.status = create(TaskStatusSchema, { timestamp: timestampFromMs(nowMs), state: TaskState.ORPHANED, message });
   return next;
 }
@@ -54,11 +55,11 @@ export function isTaskDirty(service: Service, task: Task): boolean {
   if (version !== undefined && task.specVersion?.index === version) return false;
   const spec = service.spec?.task;
   if (spec === undefined || task.spec === undefined) return true;
-  if (!equals(TaskSpecSchema, spec, task.spec)) return true;
+  if (!sameMessage(spec, task.spec)) return true;
   // Before its allocation a task has no endpoint yet. An endpoint spec left out means the empty one.
   if (task.endpoint === undefined) return false;
   const none = create(EndpointSpecSchema);
-  return !equals(EndpointSpecSchema, service.spec?.endpoint ?? none, task.endpoint.spec ?? none);
+  return !sameMessage(service.spec?.endpoint ?? none, task.endpoint.spec ?? none);
 }
 
 export function ingressPorts(ports: readonly PortConfig[] | undefined): PortConfig[] {

@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto';
 import type { ConfState, Entry, Message } from '../../src/core/raft/types.js';
 import type { SimDisk } from './disk.js';
+import type { Hasher } from './hashing.js';
 
 export class Violation extends Error {
   constructor(message: string) {
@@ -32,7 +33,7 @@ export class Checker {
   private readonly entries = new Map<string, string>();
   /** By index: `term` and content of what was applied first. */
   private readonly committed = new Map<bigint, { readonly term: bigint; readonly content: string; readonly seenIn: bigint }>();
-  private readonly states = new Map<bigint, string>();
+  private readonly states = new Map<bigint, number>();
   private readonly confs = new Map<bigint, string>();
   private newestConf: { readonly index: bigint; readonly conf: ConfState } = { index: 0n, conf: { voters: [], learners: [] } };
   private readonly everMembers = new Set<bigint>();
@@ -40,6 +41,11 @@ export class Checker {
   private readonly effects = new Map<string, bigint>();
   private readonly values = new Map<string, string>();
   committedMax = 0n;
+  private readonly hasher: Hasher;
+
+  constructor(hasher: Hasher) {
+    this.hasher = hasher;
+  }
 
   /** Election safety. */
   leads(term: bigint, member: bigint): void {
@@ -104,7 +110,7 @@ export class Checker {
   /** Log matching. */
   persisted(member: bigint, entries: readonly Entry[], disk: SimDisk): void {
     for (const entry of entries) {
-      const content = digest(`${disk.term(entry.index - 1n)} ${entry.kind} `, entry.data);
+      const content = `${disk.term(entry.index - 1n)} ${entry.kind} ${this.hasher.of(entry.data)}`;
       const key = `${entry.index}/${entry.term}`;
       const known = this.entries.get(key) ?? content;
       hold(known === content, () => `member ${member} has another entry ${key}`);
@@ -114,7 +120,7 @@ export class Checker {
 
   /** State machine safety. */
   applied(member: bigint, term: bigint, entry: Entry, result: string): void {
-    const content = digest(`${entry.kind} ${result} `, entry.data);
+    const content = `${entry.kind} ${result} ${this.hasher.of(entry.data)}`;
     const known = this.committed.get(entry.index) ?? { term: entry.term, content, seenIn: term };
     hold(known.term === entry.term && known.content === content, () => `member ${member} applied another entry, or with another result, at ${entry.index}`);
     this.committed.set(entry.index, known);
@@ -122,7 +128,7 @@ export class Checker {
   }
 
   /** Replicas, replays and restored snapshots are equal at equal index. */
-  state(member: bigint, index: bigint, hash: string): void {
+  state(member: bigint, index: bigint, hash: number): void {
     const known = this.states.get(index) ?? hash;
     hold(known === hash, () => `member ${member} has another state at ${index}`);
     this.states.set(index, hash);

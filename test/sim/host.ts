@@ -1,22 +1,21 @@
 // A process of the simulation: one member's RaftNode and Store, and the shell between them, the disk and the network. It
 // does what daemon/manager/consensus does, on simulated time. `bugs` are deliberate ones, for the simulator's own test.
 
-import { fromBinary, toBinary } from '@bufbuild/protobuf';
+import { toBinary } from '@bufbuild/protobuf';
 import { decodeConfChange } from '../../src/core/raft/confchange.js';
 import type { RaftNode } from '../../src/core/raft/raft.js';
 import type { ConfState, Entry, Message, Ready } from '../../src/core/raft/types.js';
 import { Store, type Applied } from '../../src/core/store/store.js';
 import type { Prng } from '../../src/lib/prng.js';
 import type { AppError, Result } from '../../src/lib/result.js';
-import { KINDS, type Kind, type StoreObject } from '../../src/core/store/view.js';
-import {
-  ClusterSchema, ConfigSchema, NetworkSchema, NodeSchema, SecretSchema, ServiceSchema, TaskSchema, type Node,
-} from '../../src/model/proto/swarmkit_pb.js';
-import { CommandSchema, StoreStateSchema, type Command } from '../../src/model/proto/skein_pb.js';
-import { digest, type Checker } from './checker.js';
+import { StoreStateSchema, type Command } from '../../src/model/proto/skein_pb.js';
+import type { Checker } from './checker.js';
 import type { Clock } from './clock.js';
 import { SimDisk } from './disk.js';
+import type { Hasher } from './hashing.js';
 import type { SimNetwork } from './network.js';
+import type { Shared } from './shared.js';
+import { StateHash } from './statehash.js';
 
 export type ShellBug =
   | 'send-before-persist' | 'no-sync' | 'forget-vote' | 'forget-hard-state' | 'snapshot-without-conf' | 'compact-without-snapshot'
@@ -34,14 +33,18 @@ export interface World {
   readonly network: SimNetwork;
   readonly random: Prng;
   readonly checker: Checker;
+  readonly hasher: Hasher;
+  readonly shared: Shared;
   readonly hosts: Map<bigint, Host>;
   readonly raftClass: typeof RaftNode;
   readonly bugs: ReadonlySet<ShellBug>;
   readonly marks: Map<Mark, number>;
   readonly trace: ((text: string) => void) | undefined;
   readonly hooks?: HostHooks;
-  /** Entries between snapshots and bytes on their way are few, so that their ends are met often; whole commands need more. */
+  /** Bytes on their way are few, so that their end is met often; whole commands need more. */
   readonly scale: number;
+  /** So are entries between snapshots. */
+  readonly snapshotScale: number;
 }
 
 export type Acknowledge = (accepted: boolean, error?: AppError) => void;
@@ -62,20 +65,10 @@ interface PendingRead {
 }
 
 const TICK_MS = 40;
-const STATE_CHECK_INTERVAL = 8n;
+/** The hash of the state is carried on from command to command; so often it is computed from all the store holds. */
+const WHOLE_STATE_INTERVAL = 8n;
 const LIMITS = { electionTicks: 6, heartbeatTicks: 1, inflightMax: 4 } as const;
 const UNCOMMITTED_BYTES_MAX = 4_000;
-
-const SCHEMAS = {
-  node: NodeSchema, service: ServiceSchema, task: TaskSchema, network: NetworkSchema, cluster: ClusterSchema, secret: SecretSchema, config: ConfigSchema,
-} as const;
-const hashes = new WeakMap<StoreObject, string>();
-
-function hashOf(kind: Kind, object: StoreObject): string {
-  let hash = hashes.get(object);
-  if (hash === undefined) hashes.set(object, hash = digest(toBinary(SCHEMAS[kind] as typeof NodeSchema, object as Node)));
-  return hash;
-}
 
 export class Host {
   readonly id: bigint;
@@ -87,6 +80,7 @@ export class Host {
   store!: Store;
   applied = 0n;
   private readonly world: World;
+  private hash!: StateHash;
   /** Counts lives: what was planned in an earlier one does not happen. */
   private life = 0;
   private busy = false;
@@ -123,8 +117,8 @@ export class Host {
     this.reads = new Map();
     // Shells count from the start again: answers to an earlier life must not be taken for this one's.
     this.nextRead = 1n;
-    const { scale } = this.world;
-    this.snapshotEvery = random.between(10, 40) * scale;
+    const { scale, snapshotScale } = this.world;
+    this.snapshotEvery = random.between(10, 40) * snapshotScale;
     this.wasLeading = false;
     this.restore();
     this.raft = new raftClass({
@@ -273,7 +267,7 @@ export class Host {
       checker.applied(this.id, this.term, entry, '');
       return;
     }
-    const command = fromBinary(CommandSchema, entry.data);
+    const command = this.world.shared.command(entry.data);
     const result = this.store.apply(entry.index, command);
     checker.applied(this.id, this.term, entry, result.ok ? `${result.value.duplicate}` : result.error.message);
     if (result.ok && result.value.duplicate) this.mark('command repeated');
@@ -282,7 +276,9 @@ export class Host {
         if (kind === 'service') checker.effect(command.id, entry.index, object.id, object.spec?.annotations?.labels[0]?.value ?? '');
       }
     }
-    if (entry.index % STATE_CHECK_INTERVAL === 0n) checker.state(this.id, entry.index, this.stateHash());
+    this.hash.applied(this.store, result);
+    checker.state(this.id, entry.index, this.hash.value(this.store));
+    if (entry.index % WHOLE_STATE_INTERVAL === 0n) checker.state(this.id, entry.index, this.stateHash());
     this.world.hooks?.applied(this, entry, command, result);
     const acknowledge = this.waiters.get(command.id);
     this.waiters.delete(command.id);
@@ -321,23 +317,22 @@ export class Host {
   private restore(): void {
     const { index, data, confState } = this.disk.snapshot;
     this.store = new Store();
+    this.hash = new StateHash(this.world, this.store);
     this.applied = index;
     if (index > 0n) this.load(index, data, confState);
     this.world.hooks?.restored(this);
   }
 
   private load(index: bigint, data: Uint8Array, confState: ConfState): void {
-    if (!this.world.bugs.has('ignore-snapshot-data')) this.store.restore(fromBinary(StoreStateSchema, data));
+    if (!this.world.bugs.has('ignore-snapshot-data')) this.store.restore(this.world.shared.state(data));
+    this.hash = new StateHash(this.world, this.store);
     this.world.checker.state(this.id, index, this.stateHash());
     this.world.checker.conf(this.id, index, confState);
   }
 
-  /** Of everything the state holds; objects never change, so each is encoded once. */
-  stateHash(): string {
-    const { store } = this;
-    const parts: string[] = [`${store.index}`, store.recentIds().join(' ')];
-    for (const kind of KINDS) for (const object of store.list(kind)) parts.push(hashOf(kind, object));
-    return digest(parts.join(' '));
+  /** Of everything the store holds, anew. */
+  stateHash(): number {
+    return new StateHash(this.world, this.store).value(this.store);
   }
 
   private send(message: Message): void {

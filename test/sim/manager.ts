@@ -340,7 +340,7 @@ export class SimManager {
   private pushRows(served: Served): void {
     const { core } = this.world;
     if (this.cache?.index !== this.view.index) {
-      this.cache = { index: this.view.index, rows: core.clusterRows(this.view), awaited: core.awaitedRevision(this.view) };
+      this.cache = { index: this.view.index, rows: core.clusterRows(this.view, this.cache?.rows), awaited: core.awaitedRevision(this.view) };
     }
     const wanted = core.rowsForNode(this.view, this.cache.rows, served.nodeId);
     const { upsert, remove } = core.diffRows(served.sentRows, wanted);

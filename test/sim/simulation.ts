@@ -8,7 +8,9 @@ import { Client } from './clients.js';
 import { Clock } from './clock.js';
 import { Faults } from './faults.js';
 import { Host, type Mark, type ShellBug, type World } from './host.js';
+import { Hasher } from './hashing.js';
 import { SimNetwork } from './network.js';
+import { Shared } from './shared.js';
 
 export interface Options {
   readonly seed: number;
@@ -16,6 +18,8 @@ export interface Options {
   readonly minutes: number;
   readonly raftClass?: typeof RaftNode;
   readonly bugs?: readonly ShellBug[];
+  /** What replicas share is frozen: slower. */
+  readonly checked?: boolean;
   readonly trace?: (text: string) => void;
 }
 
@@ -41,10 +45,11 @@ const CLIENTS = [[1, 0.02], [0.3, 0.3], [0.3, 0.3], [0.1, 0.1]] as const;
 export function simulate(options: Options): Outcome {
   const random = new Prng(BigInt(options.seed));
   const clock = new Clock();
+  const hasher = new Hasher();
   const world: World = {
-    clock, random, network: new SimNetwork(clock, random), checker: new Checker(), hosts: new Map(),
+    clock, random, network: new SimNetwork(clock, random), checker: new Checker(hasher), hasher, shared: new Shared(hasher, options.checked === true), hosts: new Map(),
     raftClass: options.raftClass ?? RaftNode, bugs: new Set(options.bugs ?? []),
-    marks: new Map(), scale: 1,
+    marks: new Map(), scale: 1, snapshotScale: 1,
     trace: options.trace === undefined ? undefined : (text) => options.trace?.(`${(clock.nowMs / 1000).toFixed(3)} ${text}`),
   };
   begin(world, random.pick([1, 3, 3, 3, 5]));

@@ -26,7 +26,9 @@ import { Clock } from './clock.js';
 import { Faults } from './faults.js';
 import type { Host, World } from './host.js';
 import { PERIOD_MS, SimManager } from './manager.js';
+import { Hasher } from './hashing.js';
 import { SimNetwork } from './network.js';
+import { Shared } from './shared.js';
 import { atRest, begin, describe } from './simulation.js';
 import { notReached } from './wanted.js';
 import { SwarmChecker, type SwarmMark } from './swarm-checker.js';
@@ -57,6 +59,8 @@ export interface SwarmOptions {
   readonly minutes: number;
   readonly core?: Core;
   readonly bugs?: readonly SwarmBug[];
+  /** What replicas share is frozen: slower. */
+  readonly checked?: boolean;
   readonly trace?: (text: string) => void;
 }
 
@@ -76,10 +80,12 @@ const EPOCH_MS = 1_700_000_000_000;
 const REST_MS_MAX = 120_000;
 const REST_STEP_MS = 1_000;
 const SCALE = 20;
+const SNAPSHOT_SCALE = 4;
 
 function newWorld(options: SwarmOptions): SwarmWorld {
   const random = new Prng(BigInt(options.seed));
   const clock = new Clock();
+  const hasher = new Hasher();
   const managers = new Map<bigint, SimManager>();
   const hosts = new Map<bigint, Host>();
   const managerOf = (host: Host): SimManager => {
@@ -90,8 +96,8 @@ function newWorld(options: SwarmOptions): SwarmWorld {
   let ids = 0;
   const failRates = random.pick([0, 0.02, 0.15]);
   const world: SwarmWorld & { swarmChecker: SwarmChecker; failing: boolean } = {
-    clock, random, network: new SimNetwork(clock, random), checker: new Checker(), hosts, raftClass: RaftNode, bugs: new Set(),
-    marks: new Map(), scale: SCALE, managers, workers: new Map(),
+    clock, random, network: new SimNetwork(clock, random), checker: new Checker(hasher), hasher, shared: new Shared(hasher, options.checked === true), hosts, raftClass: RaftNode, bugs: new Set(),
+    marks: new Map(), scale: SCALE, snapshotScale: SNAPSHOT_SCALE, managers, workers: new Map(),
     trace: options.trace === undefined ? undefined : (text) => options.trace?.(`${(clock.nowMs / 1000).toFixed(3)} ${text}`),
     core: options.core ?? CORE, swarmBugs: new Set(options.bugs ?? []), failing: true,
     swarmChecker: undefined as unknown as SwarmChecker,

@@ -108,18 +108,27 @@ describe('three managers', { timeout: 340_000 }, () => {
     await untouched(before);
   });
 
-  test('a worker is promoted and demoted; the leader is demoted, and another one leads', { timeout: 90_000 }, async () => {
+  test('a worker is promoted and demoted; the leader is drained, then demoted, and another one leads', { timeout: 90_000 }, async () => {
     const [w1] = lab.workers as [LabNode];
     const before = pidsOf(await lab.running('web', 2));
     assert.match(await lab.docker('node', 'promote', 'w1'), /Node w1 promoted to a manager in the swarm\./);
     await sameEverywhere({ w1: /^Reachable$/ }, [...lab.managers, w1]);
+    assert.match((await lab.try(['info'], w1)).stderr, /even number of managers \(4\)\. .* the loss of\s+1, as 3 managers do/);
     await write(w1);
-    assert.match((await lab.try(['node', 'rm', '-f', 'w1'])).stderr, /is a cluster manager and is a member of the raft cluster\. It must be demoted to worker before removal/);
+    assert.match((await lab.try(['node', 'rm', '-f', 'w1'])).stderr,
+      /is a cluster manager and is a member of the raft cluster\. It must be demoted to worker before removal/);
     assert.match(await lab.docker('node', 'demote', 'w1'), /Manager w1 demoted in the swarm\./);
     await eventually('w1 is a worker again', 15_000, async () => {
       assert.match((await lab.try(['node', 'ls'], w1)).stderr, /This node is not a swarm manager/);
       assert.equal((await statuses(lab.manager)).w1, '');
     });
+    const drained = await leader();
+    assert.equal((await lab.try(['node', 'update', '--availability', 'drain', drained.name], drained)).code, 0);
+    await eventually('a drained leader hands over', 10_000, async () => {
+      assert.equal((await statuses(drained))[drained.name], 'Reachable');
+    });
+    await write(drained);
+    assert.equal((await lab.try(['node', 'update', '--availability', 'active', drained.name], drained)).code, 0);
     const old = await leader();
     const [via] = others(old) as [LabNode];
     const demoted = await lab.try(['node', 'demote', old.name], via);
@@ -145,6 +154,7 @@ describe('three managers', { timeout: 340_000 }, () => {
       assert.ok(!['Leader', 'Reachable'].includes(seen.m3 ?? ''), JSON.stringify(seen));
     });
     await write(m1);
+    assert.match((await lab.try(['info'], m1)).stderr, /WARNING: Running Swarm in a two-manager configuration\./);
     await lab.killAgent(m2);
     await sleep(500);
     assert.match((await lab.try(['node', 'demote', 'm1'], m1)).stderr, /loss of quorum|does not have a leader|last manager/);

@@ -4,7 +4,7 @@ import os from 'node:os';
 import { readFileSync } from 'node:fs';
 import { create } from '@bufbuild/protobuf';
 import { AppFailure } from '../../lib/result.js';
-import { NodeDescriptionSchema, NodeRole, type NodeDescription } from '../../model/proto/swarmkit_pb.js';
+import { NodeDescriptionSchema, type NodeDescription } from '../../model/proto/swarmkit_pb.js';
 import { toRecord } from '../../model/pairs.js';
 import { apiVersion, engineVersion, minApiVersion } from '../../lib/version.js';
 import type { NodeBackend } from '../backend.js';
@@ -91,12 +91,26 @@ function swarmInfo(backend: NodeBackend): JsonObject {
   };
   if (view === undefined) return base;
   const nodes = view.list('node');
+  const managers = nodes.filter((node) => node.managerStatus !== undefined).length;
   return {
     ...base,
     Nodes: nodes.length,
-    Managers: nodes.filter((node) => node.role === NodeRole.MANAGER).length,
+    Managers: managers,
+    ...(managers > 0 && managers % 2 === 0 ? { Warnings: [evenManagers(managers)] } : {}),
     ...(cluster === undefined ? {} : { Cluster: clusterToJson(cluster) }),
   };
+}
+
+/** Docker's text for two; it says nothing of four or six, which lose what one more than three or five was added for. */
+function evenManagers(count: number): string {
+  if (count === 2) {
+    return `WARNING: Running Swarm in a two-manager configuration. This configuration provides
+         no fault tolerance, and poses a high risk to lose control over the cluster.
+         Refer to https://docs.docker.com/engine/swarm/admin_guide/ to configure the
+         Swarm for fault-tolerance.`;
+  }
+  return `WARNING: Running Swarm with an even number of managers (${count}). This configuration survives the loss of
+         ${count / 2 - 1}, as ${count - 1} managers do. Use "docker node promote" or "docker node demote" to make it an odd number.`;
 }
 
 /** While the Engine that runs the tasks does not answer, the swarm's part of the answer still is true. */
@@ -106,7 +120,7 @@ async function machine(backend: NodeBackend) {
     const [description, containers, images] = await Promise.all([
       executor.describe(backend.hostname), executor.containers(), executor.images.list(),
     ]);
-    return { description, containers, images, warnings: null };
+    return { description, containers, images, warnings: [] };
   } catch (error) {
     if (!(error instanceof AppFailure) || error.code !== 'unavailable') throw error;
     return { description: create(NodeDescriptionSchema), containers: [], images: [], warnings: [`WARNING: ${error.message}`] };
@@ -118,6 +132,8 @@ async function info(call: Call): Promise<void> {
   const { description, containers, images, warnings } = await machine(backend);
   const running = containers.filter((container) => container.state === 'running').length;
   const system = operatingSystem();
+  const swarm = swarmInfo(backend);
+  const remarks = [...warnings, ...swarm.Warnings as string[] ?? []];
   call.reply(200, {
     ID: digestId(`engine ${backend.hostname} ${backend.stateDir}`).slice(0, 36),
     Containers: containers.length, ContainersRunning: running, ContainersPaused: 0,
@@ -132,8 +148,8 @@ async function info(call: Call): Promise<void> {
     NCPU: Math.round(Number(description.resources?.nanoCpus ?? 0n) / 1e9) || os.cpus().length,
     MemTotal: Number(description.resources?.memoryBytes ?? 0n) || os.totalmem(),
     GenericResources: null,
-    Swarm: swarmInfo(backend),
-    Warnings: warnings,
+    Swarm: swarm,
+    Warnings: remarks.length === 0 ? null : remarks,
   });
 }
 

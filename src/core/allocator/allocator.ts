@@ -2,12 +2,13 @@
 // What is taken is read off the store on every pass, so nothing can leak. A task's address stays taken until the task
 // has ended and every node has installed tables without it (core/store/soft). Exhaustion is a reason on the task at once.
 
-import { clone, create } from '@bufbuild/protobuf';
+import { create } from '@bufbuild/protobuf';
+import { copyOf } from '../../model/message.js';
 import { timestampFromMs, timestampMs } from '../../lib/time.js';
 import { compareText, pairValue, toPairs, toRecord } from '../../model/pairs.js';
 import {
   DataPathSchema, DriverSchema, EndpointSchema, EndpointSpecSchema, Endpoint_VirtualIPSchema, IPAMConfigSchema,
-  IPAMConfig_AddressFamily, IPAMOptionsSchema, NetworkAttachmentSchema, NetworkSchema, NodeSchema, ServiceSchema, TaskSchema, TaskState,
+  IPAMConfig_AddressFamily, IPAMOptionsSchema, NetworkAttachmentSchema, TaskState,
   equalsEndpoint,
 } from './wire.js';
 import type {
@@ -77,7 +78,7 @@ function byAge<T extends { id: string; meta?: { createdAt?: Parameters<typeof ti
 function allocateNetwork(pass: Pass, network: Network): void {
   if (network.driverState !== undefined) return;
   if (pass.actions.length >= ALLOCATIONS_MAX) return;
-  const next = clone(NetworkSchema, network);
+  const next = copyOf(network);
   if (isPredefined(network)) {
     next.driverState = create(DriverSchema, { name: network.spec?.driverConfig?.name ?? '' });
     next.ipam = create(IPAMOptionsSchema, { driver: create(DriverSchema, { name: 'default' }) });
@@ -208,7 +209,7 @@ function allocateNode(pass: Pass, node: Node, path: DataPathDecision): void {
   const decided = (node.dataPath?.addr ?? '') !== path.addr || (node.dataPath?.problem ?? '') !== path.problem;
   const attachment = ingressAttachment(pass, node);
   if (!decided && attachment === undefined) return;
-  const next = clone(NodeSchema, node);
+  const next = copyOf(node);
   if (path.addr === '' && path.problem === '') delete next.dataPath;
   else next.dataPath = create(DataPathSchema, path);
   if (attachment !== undefined) next.attachments.push(attachment);
@@ -244,7 +245,7 @@ function allocateService(pass: Pass, service: Service): void {
   }
   if (service.endpoint !== undefined && equalsEndpoint(service.endpoint, endpoint)) return;
   if (pass.actions.length >= ALLOCATIONS_MAX) return;
-  const next = clone(ServiceSchema, service);
+  const next = copyOf(service);
   next.endpoint = endpoint;
   pass.services.set(next.id, next);
   pass.actions.push(updateAction('service', next));
@@ -294,7 +295,7 @@ function allocatePorts(pass: Pass, service: Service): PortConfig[] {
 function allocateTask(pass: Pass, task: Task): void {
   const service = pass.services.get(task.serviceId);
   if (service === undefined) return;
-  const next = clone(TaskSchema, task);
+  const next = copyOf(task);
   next.networks = [];
   const configs = [...attachmentConfigs(service)];
   const ingress = [...pass.networks.values()].find(isIngress);

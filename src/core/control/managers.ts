@@ -3,8 +3,8 @@
 
 import { clone, create } from '@bufbuild/protobuf';
 import {
-  ManagerStatusSchema, NodeRole, NodeSchema, RaftMemberStatus_Reachability as Reachability, type ManagerStatus, type Node,
-  type RaftMember, type StoreAction,
+  ManagerStatusSchema, NodeRole, NodeSchema, NodeSpec_Availability, RaftMemberStatus_Reachability as Reachability, type ManagerStatus,
+  type Node, type RaftMember, type StoreAction,
 } from '../../model/proto/swarmkit_pb.js';
 import { updateAction } from '../store/actions.js';
 import type { ReadTx } from '../store/view.js';
@@ -31,18 +31,41 @@ export interface GroupInput {
 export interface GroupDecision {
   readonly actions: readonly StoreAction[];
   readonly change: { readonly kind: 'addNode' | 'removeNode' | 'updateNode'; readonly member: RaftMember } | undefined;
-  /** This manager is to leave the group: another one leads first. */
-  readonly handOver: boolean;
+  /** The member that leads from now on: this manager is to leave the group, or its node is drained. */
+  readonly handOver: bigint | undefined;
 }
 
 export function decideGroup(input: GroupInput): GroupDecision {
   // Until the group names this manager, its books say less than the nodes do.
   const own = ownEntry(input);
-  if (own !== undefined) return { actions: [], change: own, handOver: false };
+  if (own !== undefined) return { actions: [], change: own, handOver: undefined };
   const leaving = input.members.filter((member) => isLeaving(input.view, member));
   const change = removal(input, leaving) ?? promotion(input);
-  const handOver = leaving.some(({ raftId }) => raftId === input.self.raftId) && mayRemove(input, input.self.raftId);
-  return { actions: nodeActions(input), change, handOver };
+  return { actions: nodeActions(input), change, handOver: handOver(input, leaving) };
+}
+
+function handOver(input: GroupInput, leaving: readonly RaftMember[]): bigint | undefined {
+  const to = successor(input);
+  if (leaving.some(({ raftId }) => raftId === input.self.raftId)) return mayRemove(input, input.self.raftId) ? to : undefined;
+  // Whoever drains a node is about to take it away. Not to another drained one: the two would hand over for ever.
+  return to !== undefined && isDrained(input, input.self.raftId) && !isDrained(input, to) ? to : undefined;
+}
+
+/** Who leads best after this manager: a voter that is heard from and stays, rather not drained, the furthest of them. */
+export function successor(input: Pick<GroupInput, 'view' | 'status' | 'members'>): bigint | undefined {
+  const { status, members, view } = input;
+  const staying = status.progress.filter(({ member, learner, active }) => {
+    const known = members.find(({ raftId }) => raftId === member);
+    return member !== status.id && !learner && active && known !== undefined && !isLeaving(view, known);
+  });
+  const [best] = staying.sort((a, b) => Number(isDrained(input, a.member)) - Number(isDrained(input, b.member))
+    || (a.match > b.match ? -1 : a.match < b.match ? 1 : 0));
+  return best?.member;
+}
+
+function isDrained({ view, members }: Pick<GroupInput, 'view' | 'members'>, raftId: bigint): boolean {
+  const nodeId = members.find((member) => member.raftId === raftId)?.nodeId ?? '';
+  return view.get('node', nodeId)?.spec?.availability === NodeSpec_Availability.DRAIN;
 }
 
 /** The first entry of the group names its founder, so that those who join learn of it; a new address is told the same way. */

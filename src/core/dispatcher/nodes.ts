@@ -1,13 +1,14 @@
 // Node records as the leader keeps them: unknown after a start, down when their heartbeats stop, ready on a session.
 
-import { clone, create, toBinary } from '@bufbuild/protobuf';
+import { create, toBinary } from '@bufbuild/protobuf';
+import { copyOf } from '../../model/message.js';
 import { updateAction } from '../store/actions.js';
 import type { ReadTx } from '../store/view.js';
 import { fail, ok, type Result } from '../../lib/result.js';
 import { cutText } from '../../lib/text.js';
 import { timestampFromMs, timestampMs } from '../../lib/time.js';
 import {
-  NodeDescriptionSchema, NodeSchema, NodeSpec_Availability, NodeStatusSchema, NodeStatus_State, TaskSchema, TaskState, TaskStatusSchema,
+  NodeDescriptionSchema, NodeSpec_Availability, NodeStatusSchema, NodeStatus_State, TaskState, TaskStatusSchema,
   type NodeDescription, type StoreAction, type TaskStatus,
 } from '../../model/proto/swarmkit_pb.js';
 import { stateOf } from '../../model/task.js';
@@ -22,7 +23,7 @@ const STATUS_BYTES_MAX = 32 * 1024;
 export function nodesUnknown(view: ReadTx): StoreAction[] {
   return view.list('node').flatMap((node) => {
     if (node.status?.state !== NodeStatus_State.READY) return [];
-    const next = clone(NodeSchema, node);
+    const next = copyOf(node);
     next.status = create(NodeStatusSchema, {
       ...node.status, state: NodeStatus_State.UNKNOWN, message: 'Node moved to "unknown" state due to leadership change in cluster',
     });
@@ -37,7 +38,7 @@ export function expireNodes(
   return expired.flatMap((nodeId) => {
     const node = view.get('node', nodeId);
     if (node === undefined || node.status?.state === NodeStatus_State.DOWN) return [];
-    const next = clone(NodeSchema, node);
+    const next = copyOf(node);
     next.status = create(NodeStatusSchema, {
       state: NodeStatus_State.DOWN, addr: node.status?.addr ?? '',
       message: reasons.get(nodeId) ?? (node.status?.state === NodeStatus_State.UNKNOWN
@@ -52,7 +53,7 @@ export function expireNodes(
 export function nodeLeaves(view: ReadTx, nodeId: string): StoreAction[] {
   const node = view.get('node', nodeId);
   if (node === undefined) return [];
-  const next = clone(NodeSchema, node);
+  const next = copyOf(node);
   if (next.spec !== undefined) next.spec.availability = NodeSpec_Availability.DRAIN;
   return [updateAction('node', next)];
 }
@@ -61,7 +62,7 @@ export function nodeLeaves(view: ReadTx, nodeId: string): StoreAction[] {
 export function nodeLeft(view: ReadTx, nodeId: string, availability: NodeSpec_Availability, nowMs: number): StoreAction[] {
   const node = view.get('node', nodeId);
   if (node === undefined) return [];
-  const next = clone(NodeSchema, node);
+  const next = copyOf(node);
   if (next.spec !== undefined) next.spec.availability = availability;
   next.status = create(NodeStatusSchema, {
     state: NodeStatus_State.DOWN, addr: node.status?.addr ?? '', message: 'node left the swarm', downAt: timestampFromMs(nowMs),
@@ -79,7 +80,7 @@ export function checkDescription(description: NodeDescription | undefined): Resu
 export function nodeReady(view: ReadTx, nodeId: string, description: NodeDescription | undefined, address: string): StoreAction[] {
   const node = view.get('node', nodeId);
   if (node === undefined) return [];
-  const next = clone(NodeSchema, node);
+  const next = copyOf(node);
   if (description !== undefined) next.description = description;
   next.status = create(NodeStatusSchema, { state: NodeStatus_State.READY, addr: address });
   return [updateAction('node', next)];
@@ -121,7 +122,7 @@ export function taskStatuses(
     const known = stateOf(task);
     if (status.state < known || known >= TaskState.ORPHANED) continue;
     if (status.state === known && timestampMs(status.timestamp) <= timestampMs(task.status?.timestamp)) continue;
-    const next = clone(TaskSchema, task);
+    const next = copyOf(task);
     next.status = create(TaskStatusSchema, { ...bounded(status), appliedBy: nodeId, appliedAt: timestampFromMs(nowMs) });
     if (status.state === TaskState.RUNNING && task.ranAt === undefined) next.ranAt = timestampFromMs(nowMs);
     actions.push(updateAction('task', next));

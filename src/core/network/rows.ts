@@ -2,12 +2,13 @@
 // state; rowsForNode() picks what one node needs; diffRows() makes the increment. Rows of a node that is DOWN are gone
 // in the same commit. A task is an active backend while it runs and is meant to; a draining one takes no new flow.
 
-import { create, equals } from '@bufbuild/protobuf';
+import { create } from '@bufbuild/protobuf';
+import { sameMessage } from '../../model/message.js';
 import { addressOf, attachmentConfigs, isIngress, macOf, vniOf, vtepOf } from '../../model/network.js';
 import { desiredOf, ingressPorts, hostPorts, stateOf, taskName, usesVip } from '../../model/task.js';
 import { isDnsName } from '../../lib/dnsname.js';
 import {
-  BackendRowSchema, RowSchema, SubnetRowSchema, type BackendRow, type Row,
+  BackendRowSchema, SubnetRowSchema, type BackendRow, type Row,
 } from '../../model/proto/skein_pb.js';
 import {
   NodeStatus_State, PortConfig_Protocol, TaskState, type Network, type Node, type PortConfig, type Service, type Task,
@@ -28,13 +29,26 @@ export interface ClusterRows {
   readonly ingressVni: number | undefined;
 }
 
-export function clusterRows(view: ReadTx): ClusterRows {
+/** `before`: of an earlier state. Rows that did not change stay the same objects, so diffRows() need not look into them for each node. */
+export function clusterRows(view: ReadTx, before?: ClusterRows): ClusterRows {
   const builder = new Builder(view);
   for (const network of view.list('network')) builder.network(network);
   for (const node of view.list('node')) builder.node(node);
   for (const service of view.list('service')) builder.service(service);
   for (const task of view.list('task')) builder.task(task);
-  return builder.finish();
+  const rows = builder.finish();
+  if (before === undefined) return rows;
+  keepSame(before.common, rows.common);
+  for (const [vni, ofVni] of rows.byVni) keepSame(before.byVni.get(vni), ofVni);
+  return rows;
+}
+
+function keepSame(before: ReadonlyMap<string, Row> | undefined, rows: Map<string, Row>): void {
+  if (before === undefined) return;
+  for (const [key, row] of rows) {
+    const old = before.get(key);
+    if (old !== undefined && sameMessage(old, row)) rows.set(key, old);
+  }
 }
 
 /** What one node needs: its tasks' networks, the ingress network, and what is common to all. */
@@ -63,7 +77,7 @@ export function diffRows(before: ReadonlyMap<string, Row>, after: ReadonlyMap<st
   const remove: string[] = [];
   for (const [key, row] of after) {
     const old = before.get(key);
-    if (old === undefined || (old !== row && !equals(RowSchema, old, row))) upsert.push(row);
+    if (old === undefined || (old !== row && !sameMessage(old, row))) upsert.push(row);
   }
   for (const key of before.keys()) if (!after.has(key)) remove.push(key);
   return { upsert, remove };
@@ -158,7 +172,7 @@ class Builder {
     }
   }
 
-  finish(): ClusterRows {
+  finish(): ClusterRows & { readonly byVni: Map<number, Map<string, Row>>; readonly common: Map<string, Row> } {
     for (const [vni, names] of this.names) {
       for (const [name, addresses] of names) {
         this.put(vni, `name/${vni}/${name}`, {

@@ -1,9 +1,9 @@
 // Drain: a task that leaves service is told to stop only when every node has installed tables without it (or the
 // bound on waiting passed, which is recorded). This replaces Docker's fixed sleep of two seconds.
 
-import { clone } from '@bufbuild/protobuf';
+import { copyOf } from '../../model/message.js';
 import { timestampMs } from '../../lib/time.js';
-import { NodeStatus_State, TaskSchema, TaskState } from '../../model/proto/swarmkit_pb.js';
+import { NodeStatus_State, TaskState } from '../../model/proto/swarmkit_pb.js';
 import { isTerminal } from '../../model/task.js';
 import { acknowledged } from '../store/soft.js';
 import type { Change, Input } from './change.js';
@@ -24,7 +24,7 @@ export function reconcileDrains(input: Input, change: Change): void {
       continue;
     }
     if (change.full) return;
-    const stopped = clone(TaskSchema, task);
+    const stopped = copyOf(task);
     stopped.desiredState = drain.target;
     if (stopped.drainState !== undefined) stopped.drainState.timedOut = !done;
     change.updateTask(stopped);

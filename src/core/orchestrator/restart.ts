@@ -1,11 +1,11 @@
 // Restart: what follows a task that ended, or whose node is gone or drained. SwarmKit's restart supervisor as a
 // function of the store: the delay and the attempts ride on the replacement task.
 
-import { clone } from '@bufbuild/protobuf';
 import type { Timestamp } from '@bufbuild/protobuf/wkt';
+import { copyOf } from '../../model/message.js';
 import { durationMs, timestampFromMs, timestampMs } from '../../lib/time.js';
 import {
-  NodeSpec_Availability, NodeStatus_State, RestartPolicy_RestartCondition, TaskSchema, TaskState,
+  NodeSpec_Availability, NodeStatus_State, RestartPolicy_RestartCondition, TaskState,
   type Node, type Service, type Task,
 } from '../../model/proto/swarmkit_pb.js';
 import { desiredOf, isGlobal, isTaskDirty, isTerminal, stateOf } from '../../model/task.js';
@@ -123,7 +123,7 @@ export function reconcileStarts(input: Input, change: Change): void {
       continue;
     }
     if (change.full) return;
-    const started = clone(TaskSchema, task);
+    const started = copyOf(task);
     started.desiredState = TaskState.RUNNING;
     change.updateTask(started);
   }

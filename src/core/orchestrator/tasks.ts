@@ -1,7 +1,8 @@
 // Making and stopping tasks. A serving task is stopped in two steps: first it drains (no new flow, acknowledged by
 // the nodes), then its desired state falls; see drain.ts.
 
-import { clone, create } from '@bufbuild/protobuf';
+import { create } from '@bufbuild/protobuf';
+import { copyOf } from '../../model/message.js';
 import { timestampFromMs } from '../../lib/time.js';
 import {
   AnnotationsSchema, NodeStatus_State, TaskSchema, TaskState, TaskStatusSchema, type Service, type Task,
@@ -50,7 +51,7 @@ function serves(view: ReadTx, task: Task): boolean {
 /** Heads the task for SHUTDOWN or REMOVE; a serving task drains first. */
 export function stopTask(input: Input, change: Change, task: Task, target: TaskState): void {
   if (desiredOf(task) >= target || change.touched(task.id)) return;
-  const stopped = clone(TaskSchema, task);
+  const stopped = copyOf(task);
   if (task.drainState !== undefined && stopped.drainState !== undefined) {
     stopped.drainState.target = target;
     if (task.desiredState > TaskState.RUNNING) stopped.desiredState = target;

@@ -1,10 +1,11 @@
 // Updates: replaces tasks that no longer match their service, a few at a time. SwarmKit's updater as a function of
 // the store: progress is read off the tasks, so a new leader goes on where the old one was.
 
-import { clone, create } from '@bufbuild/protobuf';
+import { create } from '@bufbuild/protobuf';
+import { copyOf } from '../../model/message.js';
 import { durationMs, timestampFromMs, timestampMs } from '../../lib/time.js';
 import {
-  ServiceSchema, TaskState, UpdateConfigSchema, UpdateConfig_FailureAction, UpdateConfig_UpdateOrder, UpdateStatusSchema,
+  TaskState, UpdateConfigSchema, UpdateConfig_FailureAction, UpdateConfig_UpdateOrder, UpdateStatusSchema,
   UpdateStatus_UpdateState, VersionSchema, type Service, type Task, type UpdateConfig,
 } from '../../model/proto/swarmkit_pb.js';
 import { isTaskDirty, isTerminal, stateOf } from '../../model/task.js';
@@ -139,7 +140,7 @@ function failed(input: Input, change: Change, service: Service, progress: Progre
 }
 
 function rollBack(input: Input, change: Change, service: Service): void {
-  const next = clone(ServiceSchema, service);
+  const next = copyOf(service);
   if (service.previousSpec !== undefined) next.spec = service.previousSpec;
   delete next.previousSpec;
   delete next.previousSpecVersion;
@@ -197,7 +198,7 @@ function complete(input: Input, change: Change, service: Service, progress: Prog
 }
 
 function setStatus(input: Input, change: Change, service: Service, state: UpdateStatus_UpdateState, message: string): void {
-  const next = clone(ServiceSchema, service);
+  const next = copyOf(service);
   const status = create(UpdateStatusSchema, { state, message });
   const begins = state === State.UPDATING;
   const startedAt = begins ? timestampFromMs(input.nowMs) : service.updateStatus?.startedAt;

@@ -1,13 +1,13 @@
 // Scheduler: PENDING tasks get a node or a reason. Filters and order are SwarmKit's: nodes on which this version of
 // the service keeps failing come last, then fewest tasks of the service, then fewest tasks at all.
 
-import { clone } from '@bufbuild/protobuf';
+import { copyOf } from '../../model/message.js';
 import { timestampFromMs, timestampMs } from '../../lib/time.js';
 import { meetsConstraints } from '../../model/constraint.js';
 import { isSkeinNode, vtepOf } from '../../model/network.js';
 import { compareText, pairValue } from '../../model/pairs.js';
 import {
-  NodeSpec_Availability, NodeStatus_State, TaskSchema, TaskState, type Node, type PortConfig, type Resources, type StoreAction, type Task,
+  NodeSpec_Availability, NodeStatus_State, TaskState, type Node, type PortConfig, type Resources, type StoreAction, type Task,
 } from '../../model/proto/swarmkit_pb.js';
 import { desiredOf, hostPorts, isTerminal, stateOf } from '../../model/task.js';
 import { updateAction } from '../store/actions.js';
@@ -252,7 +252,7 @@ function failingNodes(input: SchedulerInput, task: Task): ReadonlySet<string> {
 }
 
 function withReason(input: SchedulerInput, task: Task, reason: string): Task {
-  const next = clone(TaskSchema, task);
+  const next = copyOf(task);
   if (next.status !== undefined) {
     next.status.message = 'pending task scheduling';
     next.status.err = reason;
@@ -262,7 +262,7 @@ function withReason(input: SchedulerInput, task: Task, reason: string): Task {
 }
 
 function assign(input: SchedulerInput, task: Task, node: Node): Task {
-  const next = clone(TaskSchema, task);
+  const next = copyOf(task);
   next.nodeId = node.id;
   if (next.status !== undefined) {
     next.status.state = TaskState.ASSIGNED;

@@ -123,7 +123,7 @@ export class Consensus {
     return new Consensus(options, log, await log.load());
   }
 
-  /** Runs until close(). Resolves once everything that is known to be committed was applied; alone, everything on disk. */
+  /** Runs until close(). Resolves once what is known to be committed was applied; as the only voter by its log, all on disk. */
   start(): Promise<void> {
     const { last } = this.raft.status;
     if (this.alone) this.raft.campaign();
@@ -137,7 +137,7 @@ export class Consensus {
     this.loop.catch(this.options.onCrash);
     return new Promise((resolve) => {
       const check = (): void => {
-        // Asked anew: the log may tell of more members, without whom its end is not committed.
+        // Asked anew: a leader may have told of more members meanwhile.
         if (this.stopped || this.applied.index >= (this.alone ? last : this.startCommit)) resolve();
         else setTimeout(check, 1);
       };
@@ -146,7 +146,7 @@ export class Consensus {
   }
 
   private get alone(): boolean {
-    const { voters } = this.raft.status.confState;
+    const { voters } = this.raft.status.activeConfState;
     return voters.length === 1 && voters[0] === this.raftId;
   }
 
@@ -247,7 +247,6 @@ export class Consensus {
    * is in no snapshot.
    */
   rekey(dek: Uint8Array): Promise<boolean> {
-    if (this.stopped) return Promise.resolve(true);
     if (this.stopped) return Promise.resolve(true);
     return new Promise((resolve) => {
       this.rekeying = { dek, done: resolve, turns: 0 };

@@ -1,5 +1,6 @@
 // Changes of the group of managers, as the leader carries them out: one membership change, and handing over.
 
+import { successor } from '../../core/control/managers.js';
 import type { ConfChange } from '../../core/raft/types.js';
 import type { RaftMember } from '../../model/proto/swarmkit_pb.js';
 import type { Consensus } from './consensus.js';
@@ -17,12 +18,11 @@ export async function changeMember(consensus: Consensus, kind: ConfChange['kind'
   return isChanged(consensus, kind, member);
 }
 
-/** To the voter that is furthest; false when there is none. */
+/** False when there is nobody to hand over to. */
 export function handOver(consensus: Consensus): boolean {
-  const others = consensus.status.progress.filter(({ member, learner, active }) => member !== consensus.raftId && !learner && active);
-  const [best] = others.sort((a, b) => (a.match > b.match ? -1 : a.match < b.match ? 1 : 0));
+  const best = successor({ view: consensus.store, status: consensus.status, members: consensus.members.list() });
   if (best === undefined || !consensus.leading) return false;
-  consensus.transferLeader(best.member);
+  consensus.transferLeader(best);
   return true;
 }
 

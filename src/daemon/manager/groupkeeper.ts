@@ -7,7 +7,7 @@ import type { Result } from '../../lib/result.js';
 import { create } from '@bufbuild/protobuf';
 import { RaftMemberSchema, type StoreAction } from '../../model/proto/swarmkit_pb.js';
 import type { Consensus } from './consensus.js';
-import { changeMember, handOver } from './groupchange.js';
+import { changeMember } from './groupchange.js';
 
 const INTERVAL_MS = 200;
 const CHANGE_TIMEOUT_MS = 5000;
@@ -49,7 +49,7 @@ export class GroupKeeper {
       view, status: consensus.status, members: consensus.members.list(),
       self: create(RaftMemberSchema, { raftId: consensus.raftId, nodeId: this.options.nodeId, addr: this.options.advertiseAddr }),
     });
-    const { actions, change, handOver: leave } = decide(consensus.store);
+    const { actions, change, handOver } = decide(consensus.store);
     if (actions.length > 0) {
       const done = await commit((view) => (consensus.leading ? decide(view).actions : []));
       if (!done.ok && consensus.leading) logger.error({ error: done.error.message }, 'the managers\' states could not be written');
@@ -59,6 +59,6 @@ export class GroupKeeper {
       const done = await changeMember(consensus, kind, member, CHANGE_TIMEOUT_MS);
       logger.info({ kind, nodeId: member.nodeId, addr: member.addr, done }, 'change of the group of managers');
     }
-    if (leave) handOver(consensus);
+    if (handOver !== undefined && consensus.leading) consensus.transferLeader(handOver);
   }
 }

@@ -138,7 +138,7 @@ export class ManagerHost {
     const { host, port } = unwrap(parseHostPort(options.state().listenAddr, MANAGEMENT_PORT));
     const leadership: Leadership = { term: () => this.manager?.term(), leaderClient: () => this.manager?.leaderClient() };
     const { group, membership } = groupServices(() => this.consensus, () => this.manager, options.credentials);
-    this.server = await startGrpcServer({
+    const server = await startGrpcServer({
       host: host === '' ? '0.0.0.0' : host,
       port,
       identity: options.identity(),
@@ -156,6 +156,14 @@ export class ManagerHost {
         { service: Health, handlers: healthHandlers() },
       ],
     });
+    if (this.closed) await server.close();
+    this.endIfClosed();
+    this.server = server;
+  }
+
+  /** Closed while it was starting: nothing more is begun, which nobody would end. */
+  private endIfClosed(): void {
+    if (this.closed) throw new AppFailure({ code: 'unavailable', message: 'this manager is stopping' });
   }
 
   /** Handlers of the Manager there will be. */
@@ -186,8 +194,11 @@ export class ManagerHost {
     if (consensus.tornBytes > 0) {
       logger.warn({ bytes: consensus.tornBytes }, 'the raft log ended in a write that was never finished nor acknowledged: it was cut off');
     }
+    if (this.closed) await consensus.close();
+    this.endIfClosed();
     this.consensus = consensus;
     await consensus.start();
+    this.endIfClosed();
     const manager = new Manager(consensus, logger, { nodeId, advertiseAddr });
     const keeper = new LockKeeper({ files, manager, onKeyExposed, logger });
     manager.settled = () => keeper.settled();

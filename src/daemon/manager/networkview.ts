@@ -34,7 +34,7 @@ class RowCache {
 
   get(view: ReadTx): { rows: ClusterRows; awaited: bigint } {
     if (this.rows === undefined || view.index !== this.index) {
-      this.rows = clusterRows(view);
+      this.rows = clusterRows(view, this.rows);
       this.awaited = awaitedRevision(view);
       this.index = view.index;
     }

@@ -167,13 +167,13 @@ function wrap(method: { path: string; requestStream: boolean; responseStream: bo
       );
     };
     return method.requestStream
-      ? (call: ServerReadableStream<object, object>, callback: sendUnaryData<object>) => answer(call, callback, call)
+      ? (call: ServerReadableStream<object, object>, callback: sendUnaryData<object>) => answer(call, callback, incoming(call))
       : (call: ServerUnaryCall<object, object>, callback: sendUnaryData<object>) => answer(call, callback, call.request);
   }
   return (call: ServerDuplexStream<object, object> & { readonly request?: object }) => {
     call.on('error', () => undefined); // The peer broke the stream: `closed` tells the handler.
     const out = outgoing(call as unknown as ServerWritableStream<object, object>);
-    const input: unknown = method.requestStream ? call : call.request;
+    const input: unknown = method.requestStream ? incoming(call) : call.request;
     run(call, (caller) => (handler as (r: unknown, c: Caller, o: Outgoing<object>) => Promise<void>)(input, caller, out)).then(
       () => call.end(),
       (error) => {
@@ -184,8 +184,24 @@ function wrap(method: { path: string; requestStream: boolean; responseStream: bo
   };
 }
 
-/** Thrown by write() once the stream is gone. */
+/** Thrown by write(), and where the requests are read, once the stream is gone. */
 export class StreamClosed extends Error {}
+
+/** A peer that breaks its stream, at whatever moment, is no bug of a handler that reads it. */
+async function* incoming(call: AsyncIterable<object>): AsyncGenerator<object> {
+  const messages = call[Symbol.asyncIterator]();
+  try {
+    for (;;) {
+      const next = await messages.next().catch((error: unknown) => {
+        throw new StreamClosed('', { cause: error });
+      });
+      if (next.done === true) return;
+      yield next.value;
+    }
+  } finally {
+    await messages.return?.();
+  }
+}
 
 function outgoing(call: ServerWritableStream<object, object>): Outgoing<object> {
   const abort = new AbortController();

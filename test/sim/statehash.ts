@@ -1,0 +1,55 @@
+// The hash of a replicated state: of its index, of every object, and of the commands it remembers. Carried on with every
+// command, so that replicas are compared at every index; or computed from all there is, which must give the same.
+
+import type { Applied, Store } from '../../src/core/store/store.js';
+import { KINDS, type Kind, type StoreObject } from '../../src/core/store/view.js';
+import type { Result } from '../../src/lib/result.js';
+import type { World } from './host.js';
+import { combine, hashPair, hashText } from './hashing.js';
+
+const KIND_HASHES = Object.fromEntries(KINDS.map((kind) => [kind, hashText(kind)])) as Readonly<Record<Kind, number>>;
+
+export class StateHash {
+  private readonly world: Pick<World, 'hasher' | 'shared'>;
+  /** Of all objects, in no order. */
+  private objects = 0;
+  /** Of the remembered commands, in their order. */
+  private recent = 0;
+  private recentCount = 0;
+  private newest: string | undefined;
+
+  constructor(world: Pick<World, 'hasher' | 'shared'>, store: Store) {
+    this.world = world;
+    for (const kind of KINDS) for (const object of store.list(kind)) this.toggle(kind, object);
+    this.remember(store.recentIds(), 0);
+  }
+
+  applied(store: Store, result: Result<Applied>): void {
+    const ids = store.recentIds();
+    // As many as before, but another one at the end: the oldest was let go.
+    if (ids.length === this.recentCount && ids.at(-1) !== this.newest) this.remember(ids, 0);
+    else if (ids.length > this.recentCount) this.remember(ids, this.recentCount);
+    if (!result.ok) return;
+    for (const { kind, action, object, old } of result.value.events) {
+      if (old !== undefined) this.toggle(kind, old);
+      if (action === 'remove') continue;
+      this.world.shared.stored(object);
+      this.toggle(kind, object);
+    }
+  }
+
+  private remember(ids: readonly string[], from: number): void {
+    if (from === 0) this.recent = 0;
+    for (let at = from; at < ids.length; at++) this.recent = hashPair(this.recent, hashText(ids[at] as string));
+    this.recentCount = ids.length;
+    this.newest = ids.at(-1);
+  }
+
+  value(store: Store): number {
+    return hashPair(hashPair(Number(store.index), this.objects), this.recent);
+  }
+
+  private toggle(kind: Kind, object: StoreObject): void {
+    this.objects = combine(this.objects, hashPair(KIND_HASHES[kind], this.world.hasher.of(object)));
+  }
+}

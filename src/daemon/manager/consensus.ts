@@ -53,6 +53,13 @@ export interface ConsensusOptions {
   readonly onCrash: (error: unknown) => void;
 }
 
+/** After what waits in this turn of the event loop. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(resolve);
+  });
+}
+
 export class Consensus {
   readonly store: Store;
   readonly raftId: bigint;
@@ -281,6 +288,7 @@ export class Consensus {
         continue;
       }
       const ready = this.raft.ready();
+      this.peers.send(ready.early);
       await this.persist(ready);
       this.peers.send(ready.messages);
       if (ready.snapshot !== undefined) this.restore(ready.snapshot);
@@ -294,6 +302,8 @@ export class Consensus {
         this.reads.again();
       }
       await this.maybeSnapshot();
+      // Who was answered just now may have more to say: it shares the next turn, and its appends tell what was committed.
+      if (ready.committed.length > 0) await turn();
     }
     if (this.wasLeading) this.tellLeadership(false);
   }

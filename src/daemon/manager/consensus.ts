@@ -14,6 +14,7 @@ import type { StoreEvent } from '../../core/store/view.js';
 import { RaftLog } from '../../io/raftlog/raftlog.js';
 import { RaftPeers } from '../../io/raftpeers/peers.js';
 import type { Credentials, ManagerClient } from '../../io/grpc/client.js';
+import { decode } from '../../io/protobuf/codec.js';
 import { assert } from '../../lib/assert.js';
 import type { Result } from '../../lib/result.js';
 import { Signal } from '../../lib/signal.js';
@@ -350,7 +351,7 @@ export class Consensus {
       return;
     }
     if (data.length === 0) return;
-    const command = fromBinary(CommandSchema, data);
+    const command = decode(CommandSchema, data);
     const result = this.store.apply(index, command);
     if (result.ok && result.value.events.length > 0) {
       const nowMs = timestampMs(command.time);

@@ -1,7 +1,6 @@
 // A process of the control bench: one node or many, with real state directories, raft logs, TLS and sessions, of which
 // only tasks and packets are made up (test/support/test-node.ts). Does what its parent sends, one request after another.
 
-import { randomBytes } from 'node:crypto';
 import { mkdir } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
@@ -11,7 +10,7 @@ import { createService } from '../src/core/control/services.js';
 import { createAction, updateAction } from '../src/core/store/actions.js';
 import { acknowledged } from '../src/core/store/soft.js';
 import type { Manager } from '../src/daemon/manager/manager.js';
-import { newId } from '../src/lib/ids.js';
+import { makeId } from '../src/daemon/manager/newids.js';
 import { unwrap } from '../src/lib/result.js';
 import { timestampFromMs } from '../src/lib/time.js';
 import { CommandSchema } from '../src/model/proto/skein_pb.js';
@@ -53,7 +52,7 @@ async function until(done: () => boolean, pauseMs: number): Promise<void> {
 }
 
 async function propose(actions: StoreAction[]): Promise<boolean> {
-  const command = create(CommandSchema, { id: newId(randomBytes), time: timestampFromMs(Date.now()), actions });
+  const command = create(CommandSchema, { id: makeId(), time: timestampFromMs(Date.now()), actions });
   return (await manager().consensus.propose(command)).ok;
 }
 

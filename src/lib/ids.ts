@@ -7,7 +7,11 @@ export type NewId = () => string;
 
 export function bytesToBase36(bytes: Uint8Array): string {
   let value = 0n;
-  for (const byte of bytes) value = (value << 8n) | BigInt(byte);
+  // Four at a time: work on large numbers is slow.
+  let at = bytes.length % 4;
+  for (let i = 0; i < at; i++) value = (value << 8n) | BigInt(bytes[i] as number);
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  for (; at < bytes.length; at += 4) value = (value << 32n) | BigInt(view.getUint32(at));
   return value.toString(36);
 }
 

@@ -195,6 +195,7 @@ export class Host {
   work(): void {
     while (this.up && !this.busy && this.raft.hasReady()) {
       const ready = this.raft.ready();
+      ready.early.forEach((message) => this.send(message));
       this.observe(ready);
       if (!ready.mustSync) {
         if (ready.hardState !== undefined) this.disk.note(ready.hardState);

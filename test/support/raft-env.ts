@@ -78,7 +78,7 @@ export class Member {
     }
     this.reads.push(...ready.readStates);
     this.raft.advance();
-    return ready.messages;
+    return [...ready.early, ...ready.messages];
   }
 
   /** Takes a snapshot of what is applied and drops the entries before `keepFrom`. */

@@ -1,43 +1,50 @@
 // What the end of a connection between managers says about the other end: only the end of its newest one says anything.
 
 import assert from 'node:assert/strict';
-import { PassThrough } from 'node:stream';
 import { describe, test } from 'node:test';
-import { create } from '@bufbuild/protobuf';
+import type { Message } from '../../src/core/raft/types.js';
 import type { Consensus } from '../../src/daemon/manager/consensus.js';
-import { groupServices } from '../../src/daemon/manager/groupservice.js';
-import { RaftBatchSchema, RaftMessageSchema, RaftMessage_Kind } from '../../src/model/proto/skein_pb.js';
+import { IncomingLinks } from '../../src/daemon/manager/groupservice.js';
+import type { Caller } from '../../src/io/grpc/server.js';
+import type { Receiver } from '../../src/io/raftpeers/link.js';
 
-describe('streams between managers', () => {
-  test('an old one that ends late makes nobody suspect a member that has begun another', async () => {
-    const suspected: bigint[] = [];
-    let steps = 0;
-    const consensus = {
-      members: { get: () => ({ nodeId: 'n2' }) }, step: () => { steps += 1; }, suspect: (member: bigint) => suspected.push(member),
-    } as unknown as Consensus;
-    const { group } = groupServices(() => consensus, () => undefined, () => ({
-      rootCa: undefined, key: undefined, certificate: undefined, serverName: 'swarm-manager',
-    }));
-    const message = create(RaftMessageSchema, { kind: RaftMessage_Kind.HEARTBEAT, from: 2n, to: 1n });
-    const stream = (): { it: PassThrough; done: Promise<unknown> } => {
-      const it = new PassThrough({ objectMode: true });
-      const handler = group.exchange as unknown as (requests: unknown, caller: unknown) => Promise<unknown>;
-      return { it, done: handler(it, { identity: { nodeId: 'n2' } }) };
-    };
-    const told = async (it: PassThrough): Promise<void> => {
-      const before = steps;
-      it.write(create(RaftBatchSchema, { messages: [message] }));
-      while (steps === before) await new Promise((resolve) => setImmediate(resolve));
-    };
-    const old = stream();
-    await told(old.it);
-    const next = stream();
-    await told(next.it);
-    old.it.end();
-    await old.done;
+const caller = (nodeId: string): Caller => ({ identity: { nodeId, organization: 'c', roles: ['swarm-manager'] }, address: '10.0.0.2' });
+const heartbeat: Message = {
+  kind: 'heartbeat', from: 2n, to: 1n, term: 1n, index: 0n, logTerm: 0n, entries: [], commit: 0n, reject: false, rejectHint: 0n,
+  transfer: false, context: 0n, snapshot: undefined,
+};
+
+function links(): { it: IncomingLinks; suspected: bigint[]; stepped: Message[] } {
+  const suspected: bigint[] = [];
+  const stepped: Message[] = [];
+  const consensus = {
+    members: { get: () => ({ nodeId: 'n2' }) }, step: (message: Message) => stepped.push(message),
+    suspect: (member: bigint) => suspected.push(member),
+  } as unknown as Consensus;
+  return { it: new IncomingLinks(() => consensus), suspected, stepped };
+}
+
+describe('links between managers', () => {
+  test('an old one that ends late makes nobody suspect a member that has begun another', () => {
+    const { it, suspected } = links();
+    const old = it.open(caller('n2')) as Receiver;
+    old.receive(heartbeat);
+    const next = it.open(caller('n2')) as Receiver;
+    next.receive(heartbeat);
+    old.ended();
     assert.deepEqual(suspected, []);
-    next.it.destroy(new Error('read ECONNRESET'));
-    await next.done;
+    next.ended();
     assert.deepEqual(suspected, [2n]);
+  });
+
+  test('a message in the name of another manager is not heard, nor is a snapshot that did not come by its own call', () => {
+    const { it, suspected, stepped } = links();
+    const foreign = it.open(caller('n3')) as Receiver;
+    foreign.receive(heartbeat);
+    foreign.ended();
+    const own = it.open(caller('n2')) as Receiver;
+    own.receive({ ...heartbeat, kind: 'snapshot' });
+    own.ended();
+    assert.deepEqual([stepped, suspected], [[], []]);
   });
 });

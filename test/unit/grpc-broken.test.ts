@@ -9,7 +9,7 @@ import { startGrpcServer, type Caller, type GrpcServer, type Outgoing } from '..
 import { createCsr, createRootCa, signCsr } from '../../src/io/x509/certificates.js';
 import { ok, unwrap } from '../../src/lib/result.js';
 import {
-  AckSchema, ExchangeResponseSchema, ManagerGroup, NetworkView, SnapshotChunkSchema, type Ack, type SnapshotChunk, type Update,
+  AckSchema, InstallResponseSchema, ManagerGroup, NetworkView, SnapshotChunkSchema, type Ack, type SnapshotChunk, type Update,
 } from '../../src/model/proto/skein_pb.js';
 
 /** Longer than it takes until the server has seen the end of a connection. */
@@ -46,7 +46,7 @@ async function serve(waitMs: number): Promise<{ client: ManagerClient; bugs: unk
       { service: ManagerGroup, handlers: {
         install: async (requests: AsyncIterable<SnapshotChunk>) => {
           await read(requests);
-          return create(ExchangeResponseSchema);
+          return create(InstallResponseSchema);
         },
       } },
     ],

@@ -36,7 +36,9 @@ function withSecret(swarm: Swarm): ReturnType<typeof serviceSpec> {
   }
   swarm.apply([
     createAction('secret', create(SecretSchema, { id: 'key', spec: create(SecretSpecSchema, { annotations: named('key'), data: bytes }) })),
-    createAction('config', create(ConfigSchema, { id: 'conf', spec: create(ConfigSpecSchema, { annotations: named('conf'), data: bytes }) })),
+    createAction('config', create(ConfigSchema, {
+      id: 'conf', spec: create(ConfigSpecSchema, { annotations: named('conf'), data: bytes }),
+    })),
   ]);
   return spec;
 }

@@ -1,7 +1,7 @@
 // RaftNode: the consensus core of one member. tick/step/propose in, Ready out; no clock, no I/O, no waiting.
-// What the shell owes is written at Ready in types.ts: persist, then send and apply, then advance(). An entry counts as
-// held by this member, and its vote as given, only after that. The parts: election.ts, replication.ts (leader),
-// follower.ts, readindex.ts, confchange.ts, log.ts; state.ts is what they share.
+// What the shell owes is written at Ready in types.ts: persist, then send and apply, then advance(); a leader's appends
+// may go meanwhile. An entry counts as held by this member, and its vote as given, only after that. The parts: election.ts,
+// replication.ts (leader), follower.ts, readindex.ts, confchange.ts, log.ts; state.ts is what they share.
 // After "In Search of an Understandable Consensus Algorithm" (Ongaro, Ousterhout) and Ongaro's thesis.
 
 import { assert } from '../../lib/assert.js';
@@ -198,10 +198,10 @@ export class RaftNode {
   }
 
   hasReady(): boolean {
-    const { messages, readStates, pendingSnapshot, log, sendWanted } = this.state;
+    const { messages, readStates, pendingSnapshot, log, sendWanted, commitUntold } = this.state;
     if (this.outstanding !== undefined) return false;
     return log.stable < log.last || log.hasNextCommitted || pendingSnapshot !== undefined || messages.length > 0
-      || readStates.length > 0 || sendWanted || this.hardChanged(this.reportedHard) || this.softChanged();
+      || readStates.length > 0 || sendWanted || commitUntold || this.hardChanged(this.reportedHard) || this.softChanged();
   }
 
   /** What is to be done now. One at a time: advance() before the next. */
@@ -209,6 +209,7 @@ export class RaftNode {
     assert(this.outstanding === undefined, 'ready() before advance()');
     const { state } = this;
     flush(state);
+    const early = this.takeEarly();
     const entries = state.log.unstable();
     const { term, vote } = this.syncedHard;
     const mustSync = entries.length > 0 || state.pendingSnapshot !== undefined || term !== state.term || vote !== state.vote;
@@ -216,6 +217,7 @@ export class RaftNode {
       hardState: this.hardChanged(mustSync ? this.syncedHard : this.reportedHard) ? this.hardState() : undefined,
       snapshot: state.pendingSnapshot,
       entries,
+      early,
       messages: state.messages,
       committed: state.log.nextCommitted(),
       readStates: state.readStates,
@@ -231,6 +233,19 @@ export class RaftNode {
     this.outstanding = ready;
     this.beginApplying(ready);
     return ready;
+  }
+
+  /**
+   * Not before the term and the own vote are on disk: a leader that forgot them could lead the same term again, with other
+   * entries. Its entries need not be: it counts itself only for what is on its disk.
+   */
+  private takeEarly(): readonly Message[] {
+    const { state, syncedHard } = this;
+    if (state.role !== 'leader' || syncedHard.term !== state.term || syncedHard.vote !== this.id) return [];
+    const mayGo = ({ kind, term }: Message): boolean => (kind === 'append' || kind === 'heartbeat') && term === state.term;
+    const early = state.messages.filter(mayGo);
+    if (early.length > 0) state.messages = state.messages.filter((message) => !mayGo(message));
+    return early;
   }
 
   private beginApplying({ snapshot, committed }: Ready): void {

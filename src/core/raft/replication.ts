@@ -75,33 +75,41 @@ export function maybeCommit(state: RaftState): void {
   const before = log.committed;
   state.uncommittedBytes -= log.bytesBetween(before, index);
   log.commitTo(index);
-  if (progress.size > 0 || state.reads.hasWaiting) state.sendWanted = true;
+  if (progress.size > 0) state.commitUntold = true;
+  if (state.reads.hasWaiting) state.sendWanted = true;
   if (state.membership.currentIndex > before && state.membership.currentIndex <= index) confCommitted(state);
 }
 
 /** Those removed hear of it before they are forgotten; a leader that removed itself steps down. */
 function confCommitted(state: RaftState): void {
-  flushAppends(state);
+  flushAppends(state, state.log.committed);
   trackMembers(state, true);
   if (!state.isVoter) becomeFollower(state, state.term, 0n);
 }
 
-/** Once a Ready: whatever may go to whomever. */
+/**
+ * Once a Ready: whatever may go to whomever. A new commit index waits until the Ready after the one that applies it: those
+ * who are answered by that have often more to say, and its appends carry the index as well.
+ */
 export function flush(state: RaftState): void {
-  if (!state.sendWanted) return;
+  const { log } = state;
+  const applying = log.hasNextCommitted;
+  if (!state.sendWanted && (applying || !state.commitUntold)) return;
+  if (!applying) state.commitUntold = false;
   state.sendWanted = false;
   if (state.reads.hasWaiting && state.committedInTerm) {
     state.reads.begin(state.log.committed);
     sendHeartbeats(state);
     confirmReads(state);
   }
-  flushAppends(state);
+  flushAppends(state, applying ? 0n : log.committed);
 }
 
-function flushAppends(state: RaftState): void {
+/** `commit`: what the members are to hear of even if there is nothing else for them. */
+function flushAppends(state: RaftState, commit: bigint): void {
   for (const progress of state.progress.values()) {
     // Ends: every append closes a probe or takes a place in the window.
-    while (progress.wantsAppend(state.log.last, state.log.committed)) sendAppend(state, progress);
+    while (progress.wantsAppend(state.log.last, commit)) sendAppend(state, progress);
   }
 }
 

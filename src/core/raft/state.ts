@@ -51,6 +51,8 @@ export class RaftState {
   messages: Message[] = [];
   /** A leader may have something to send: entries, a commit index, a read round. Looked at once a Ready, so that batches form. */
   sendWanted = false;
+  /** Of a leader: the commit index grew, and may have to be told in messages of its own. */
+  commitUntold = false;
 
   constructor(start: RaftStart) {
     this.id = start.id;
@@ -127,6 +129,7 @@ export function enterRole(state: RaftState, role: Role, term: bigint, leader: bi
   state.transferee = 0n;
   state.uncommittedBytes = 0;
   state.sendWanted = false;
+  state.commitUntold = false;
   state.reads.clear();
   restartElectionTimer(state);
 }

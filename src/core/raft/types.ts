@@ -97,6 +97,11 @@ export interface Ready {
   readonly snapshot: Snapshot | undefined;
   /** Persist, in order. The first one's index may be at or below what is on disk: that and all after it is replaced. */
   readonly entries: readonly Entry[];
+  /**
+   * A leader's appends and heartbeats: they may go while what is above is being written, for they vouch for nothing that this
+   * member has on disk (thesis, 10.2.1). May be lost.
+   */
+  readonly early: readonly Message[];
   /** Send after hardState, snapshot and entries are on disk, in order; may be lost. */
   readonly messages: readonly Message[];
   /** Apply to the state machine, in order. applyConfChange() tells the configuration that a `confChange` entry made. */

@@ -35,7 +35,9 @@ export class Store implements ReadTx {
   private names = emptyNames();
   private byService = new Map<string, Table<Task>>();
   private byNode = new Map<string, Table<Task>>();
+  /** A ring once it is full. */
   private recent: string[] = [];
+  private oldest = 0;
   private recentSet = new Set<string>();
   private currentIndex = 0n;
 
@@ -85,7 +87,7 @@ export class Store implements ReadTx {
 
   /** Commands remembered, the oldest first. */
   recentIds(): readonly string[] {
-    return this.recent;
+    return [...this.recent.slice(this.oldest), ...this.recent.slice(0, this.oldest)];
   }
 
   snapshot(): StoreState {
@@ -98,7 +100,7 @@ export class Store implements ReadTx {
       secrets: [...this.list('secret')],
       configs: [...this.list('config')],
     });
-    return create(StoreStateSchema, { index: this.currentIndex, objects, recent: [...this.recent] });
+    return create(StoreStateSchema, { index: this.currentIndex, objects, recent: [...this.recentIds()] });
   }
 
   restore(state: StoreState): void {
@@ -107,6 +109,7 @@ export class Store implements ReadTx {
     this.byService = new Map();
     this.byNode = new Map();
     this.recent = [];
+    this.oldest = 0;
     this.recentSet = new Set();
     for (const id of state.recent) this.remember(id);
     this.currentIndex = state.index;
@@ -198,18 +201,24 @@ export class Store implements ReadTx {
     if (kind === 'task' && (target.object as Task).drainState?.revision === 0n) {
       (target.object as Task & { drainState: { revision: bigint } }).drainState.revision = index;
     }
-    if (old !== undefined) this.drop(kind, old);
-    this.put(kind, target.object);
+    this.put(kind, target.object, old);
     const verb = old === undefined ? 'create' : 'update';
     return { kind, action: verb, object: target.object, old } as StoreEvent;
   }
 
-  private put<K extends Kind>(kind: K, object: ObjectTypes[K]): void {
+  private put<K extends Kind>(kind: K, object: ObjectTypes[K], old?: ObjectTypes[K]): void {
     (this.tables[kind] as unknown as Table<StoreObject>).put(object);
-    const name = nameOf(kind, object);
-    if (name !== undefined && isNamed(kind)) this.names[kind].set(name.toLowerCase(), object.id);
+    const name = nameOf(kind, object)?.toLowerCase();
+    const oldName = old === undefined ? undefined : nameOf(kind, old)?.toLowerCase();
+    if (name !== undefined && name !== oldName && isNamed(kind)) {
+      if (oldName !== undefined) this.names[kind].delete(oldName);
+      this.names[kind].set(name, object.id);
+    }
     if (kind === 'task') {
       const task = object as Task;
+      const before = old as Task | undefined;
+      if (before !== undefined && before.serviceId !== task.serviceId) removeFrom(this.byService, before.serviceId, before);
+      if (before !== undefined && before.nodeId !== task.nodeId) removeFrom(this.byNode, before.nodeId, before);
       addTo(this.byService, task.serviceId, task);
       addTo(this.byNode, task.nodeId, task);
     }
@@ -227,9 +236,14 @@ export class Store implements ReadTx {
   }
 
   private remember(id: string): void {
-    this.recent.push(id);
     this.recentSet.add(id);
-    if (this.recent.length > RECENT_MAX) this.recentSet.delete(this.recent.shift() as string);
+    if (this.recent.length < RECENT_MAX) {
+      this.recent.push(id);
+      return;
+    }
+    this.recentSet.delete(this.recent[this.oldest] as string);
+    this.recent[this.oldest] = id;
+    this.oldest = (this.oldest + 1) % RECENT_MAX;
   }
 }
 

@@ -2,6 +2,7 @@
 // applies, then advances; what comes in meanwhile shares the next turn.
 
 import { randomBytes } from 'node:crypto';
+import { setImmediate as turn } from 'node:timers/promises';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
 import { decodeConfChange } from '../../core/raft/confchange.js';
 import { StaleLog } from '../../core/raft/log.js';
@@ -14,6 +15,7 @@ import type { StoreEvent } from '../../core/store/view.js';
 import { RaftLog } from '../../io/raftlog/raftlog.js';
 import { RaftPeers } from '../../io/raftpeers/peers.js';
 import type { ManagerClient } from '../../io/grpc/client.js';
+import { decode } from '../../io/protobuf/codec.js';
 import { assert } from '../../lib/assert.js';
 import type { Result } from '../../lib/result.js';
 import { Signal } from '../../lib/signal.js';
@@ -272,6 +274,7 @@ export class Consensus {
         continue;
       }
       const ready = this.raft.ready();
+      this.peers.send(ready.early);
       await this.persist(ready);
       if (!this.stale) this.peers.send(ready.messages);
       if (ready.snapshot !== undefined) this.restore(ready.snapshot);
@@ -285,6 +288,8 @@ export class Consensus {
         this.reads.again();
       }
       await this.maybeSnapshot();
+      // Who was answered just now may have more to say: it shares the next turn, and its appends tell what was committed.
+      if (ready.committed.length > 0) await turn();
     }
     this.tellLeadership(undefined);
   }
@@ -333,7 +338,7 @@ export class Consensus {
       return;
     }
     if (data.length === 0) return;
-    const command = fromBinary(CommandSchema, data);
+    const command = decode(CommandSchema, data);
     const result = this.store.apply(index, command);
     if (result.ok && result.value.events.length > 0) {
       const nowMs = timestampMs(command.time);

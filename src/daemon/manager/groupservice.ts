@@ -6,11 +6,12 @@ import { create, fromBinary } from '@bufbuild/protobuf';
 import { ManagerClient } from '../../io/grpc/client.js';
 import type { Caller, Handler, Outgoing } from '../../io/grpc/server.js';
 import { toAppError } from '../../io/grpc/service.js';
-import { fromWire } from '../../io/raftpeers/messages.js';
+import type { Message } from '../../core/raft/types.js';
+import type { Receiver } from '../../io/raftpeers/link.js';
+import { WireError, decodeMessage } from '../../io/raftpeers/messages.js';
 import { AppFailure } from '../../lib/result.js';
 import {
-  ExchangeResponseSchema, ProposeResponseSchema, SnapshotFileSchema, type ProposeRequest, type RaftBatch, type RaftMessage,
-  type SnapshotChunk,
+  InstallResponseSchema, ProposeResponseSchema, SnapshotFileSchema, type ProposeRequest, type SnapshotChunk,
 } from '../../model/proto/skein_pb.js';
 import {
   Health, HealthCheckRequestSchema, HealthCheckResponse_ServingStatus, JoinResponseSchema, LeaveResponseSchema, LogSelectorSchema,
@@ -37,10 +38,8 @@ export function groupServices(
   consensus: () => Consensus | undefined, manager: () => Manager | undefined, credentials: () => Credentials,
 ): GroupServices {
   const ready = (): Consensus => consensus() ?? notReady();
-  const newest = new Map<bigint, object>();
   return {
     group: {
-      exchange: (requests: AsyncIterable<RaftBatch>, caller: Caller) => exchange(ready(), newest, requests, caller),
       install: (requests: AsyncIterable<SnapshotChunk>, caller: Caller) => install(ready(), requests, caller),
       propose: async (request: ProposeRequest) => create(ProposeResponseSchema, { taken: ready().proposeFor(request.command) }),
       subscribeLogs: async ({ selector, options }: SubscribeLogsRequest, _caller: Caller, out: Outgoing<SubscribeLogsMessage>) => {
@@ -62,56 +61,72 @@ function notReady(): never {
 }
 
 /** A message is believed from the manager it says it comes from only. */
-function isFrom(consensus: Consensus, { from }: RaftMessage, caller: Caller): boolean {
+function isFrom(consensus: Consensus, { from }: Message, caller: Caller): boolean {
   const known = consensus.members.get(from);
   return known === undefined || known.nodeId === caller.identity?.nodeId;
 }
 
-/** `newest`: the last stream that each member began. The end of an older one, which may come late, says nothing of it. */
-async function exchange(
-  consensus: Consensus, newest: Map<bigint, object>, requests: AsyncIterable<RaftBatch>, caller: Caller,
-): Promise<object> {
-  const stream = {};
-  let from = 0n;
-  try {
-    for await (const { messages } of requests) {
-      for (const wire of messages) {
-        const message = isFrom(consensus, wire, caller) ? fromWire(wire) : undefined;
+/**
+ * What comes in by links of other managers. The newest link that each began is the one that counts: the end of an older one,
+ * which may come late, says nothing.
+ */
+export class IncomingLinks {
+  private readonly newest = new Map<bigint, Receiver>();
+  private readonly consensus: () => Consensus | undefined;
+
+  /** `consensus` is undefined while this manager is still joining: others try again. */
+  constructor(consensus: () => Consensus | undefined) {
+    this.consensus = consensus;
+  }
+
+  /** Undefined: not now. */
+  open(caller: Caller): Receiver | undefined {
+    const consensus = this.consensus();
+    if (consensus === undefined) return undefined;
+    let from = 0n;
+    const receiver: Receiver = {
+      receive: (message) => {
         // Snapshots come by install().
-        if (message === undefined || message.kind === 'snapshot') continue;
-        if (from !== message.from) newest.set(message.from, stream);
+        if (message.kind === 'snapshot' || !isFrom(consensus, message, caller)) return;
+        if (from !== message.from) this.newest.set(message.from, receiver);
         from = message.from;
         consensus.step(message);
-      }
-    }
-  } catch (error) {
-    if (error instanceof AppFailure || !(error instanceof Error)) throw error;
-    // The connection broke: told below, whichever way it did.
-  } finally {
-    if (newest.get(from) === stream) {
-      newest.delete(from);
-      consensus.suspect(from);
-    }
+      },
+      ended: () => {
+        if (this.newest.get(from) !== receiver) return;
+        this.newest.delete(from);
+        consensus.suspect(from);
+      },
+    };
+    return receiver;
   }
-  return create(ExchangeResponseSchema);
+}
+
+function messageOf(bytes: Uint8Array): Message | undefined {
+  try {
+    return decodeMessage(bytes);
+  } catch (error) {
+    if (error instanceof WireError) return undefined;
+    throw error;
+  }
 }
 
 async function install(consensus: Consensus, requests: AsyncIterable<SnapshotChunk>, caller: Caller): Promise<object> {
   const parts: Uint8Array[] = [];
-  let wire: RaftMessage | undefined;
+  let header: Uint8Array = new Uint8Array(0);
   let size = 0;
   for await (const { message, data } of requests) {
-    wire ??= message;
+    if (header.length === 0) header = message;
     size += data.length;
     if (size > SNAPSHOT_BYTES_MAX) throw new AppFailure({ code: 'resource_exhausted', message: 'the snapshot is too large' });
     parts.push(data);
   }
-  const message = wire !== undefined && isFrom(consensus, wire, caller) ? fromWire(wire) : undefined;
-  if (message === undefined) throw new AppFailure({ code: 'invalid_argument', message: 'a snapshot without its message' });
+  const message = messageOf(header);
+  if (message === undefined || !isFrom(consensus, message, caller)) throw new AppFailure({ code: 'invalid_argument', message: 'a snapshot without its message' });
   const data = Buffer.concat(parts);
   const { index, term, voters, learners } = fromBinary(SnapshotFileSchema, data);
   consensus.step({ ...message, snapshot: { index, term, confState: { voters, learners }, data } });
-  return create(ExchangeResponseSchema);
+  return create(InstallResponseSchema);
 }
 
 function refuse(message: string): never {

@@ -9,6 +9,8 @@ import { ManagerClient, type Credentials } from '../../io/grpc/client.js';
 import { limitLog } from '../../io/grpc/connections.js';
 import { startGrpcServer, type GrpcServer, type Handler, type ServerIdentity } from '../../io/grpc/server.js';
 import { toAppError } from '../../io/grpc/service.js';
+import { acceptLink } from '../../io/raftpeers/link.js';
+import { RAFT_PROTOCOL } from '../../io/raftpeers/messages.js';
 import { AppFailure, fail, ok, unwrap, type AppError, type Result } from '../../lib/result.js';
 import { ManagerGroup, NetworkView } from '../../model/proto/skein_pb.js';
 import {
@@ -21,7 +23,7 @@ import { caHandlers, nodeCaHandlers } from './caservice.js';
 import { Consensus } from './consensus.js';
 import { dispatcherHandlers } from './dispatcher.js';
 import { handOver } from './groupchange.js';
-import { groupServices } from './groupservice.js';
+import { IncomingLinks, groupServices } from './groupservice.js';
 import { healthHandlers } from './health.js';
 import { LockKeeper } from './lockkeeper.js';
 import { logBrokerHandlers } from './logservice.js';
@@ -140,6 +142,7 @@ export class ManagerHost {
     const { host, port } = unwrap(parseHostPort(options.state().listenAddr, MANAGEMENT_PORT));
     const leadership: Leadership = { term: () => this.manager?.term(), leaderClient: () => this.manager?.leaderClient() };
     const { group, membership } = groupServices(() => this.consensus, () => this.manager, options.credentials);
+    const links = new IncomingLinks(() => this.consensus);
     const server = await startGrpcServer({
       host: host === '' ? '0.0.0.0' : host,
       port,
@@ -147,6 +150,15 @@ export class ManagerHost {
       authorize: (path, caller) => authorize({ view: this.manager?.view(), clusterId: options.state().clusterId }, path, caller),
       onBug: options.onBug,
       onLimit: limitLog(options.logger),
+      links: {
+        protocol: RAFT_PROTOCOL,
+        path: `/${ManagerGroup.typeName}/Link`,
+        accept: (socket, caller) => {
+          const receiver = links.open(caller);
+          if (receiver === undefined) socket.destroy();
+          else acceptLink(socket, receiver);
+        },
+      },
       services: [
         { service: CA, handlers: throughLeader(CA, this.late(caHandlers), leadership) },
         { service: NodeCA, handlers: throughLeader(NodeCA, this.late(nodeCaHandlers), leadership) },

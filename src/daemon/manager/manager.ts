@@ -14,7 +14,6 @@ import { schedule } from '../../core/scheduler/scheduler.js';
 import { reach, type Acknowledgements, type Reached } from '../../core/store/soft.js';
 import type { ReadTx, StoreEvent } from '../../core/store/view.js';
 import type { Applied } from '../../core/store/store.js';
-import { newId } from '../../lib/ids.js';
 import type { ManagerClient } from '../../io/grpc/client.js';
 import { toAppError } from '../../io/grpc/service.js';
 import { AppFailure, fail, ok, type Result } from '../../lib/result.js';
@@ -30,6 +29,7 @@ import type { Consensus, EventListener } from './consensus.js';
 import { updateSwarm } from './clusterupdate.js';
 import { NO_LEADER } from './proposals.js';
 import { GroupKeeper } from './groupkeeper.js';
+import { makeId } from './newids.js';
 import { Liveness } from './liveness.js';
 import { LogBroker } from './logbroker.js';
 import { RootRotationStage } from './rotation.js';
@@ -212,7 +212,7 @@ export class Manager implements ManagerBackend {
 
   private async commitBy<T>(build: Build<T>, propose: Propose): Promise<Result<T>> {
     for (let attempt = 0; attempt < COMMIT_TRIES; attempt++) {
-      const context: ChangeContext = { nowMs: Date.now(), newId: () => newId(randomBytes), randomBytes };
+      const context: ChangeContext = { nowMs: Date.now(), newId: makeId, randomBytes };
       const built = build(this.view(), context);
       if (!built.ok) return built;
       if (built.value.actions.length === 0) return ok(built.value.value);
@@ -285,7 +285,7 @@ export class Manager implements ManagerBackend {
   }
 
   private command(actions: readonly StoreAction[], nowMs: number): Command {
-    return create(CommandSchema, { id: newId(randomBytes), time: timestampFromMs(nowMs), actions: [...actions] });
+    return create(CommandSchema, { id: makeId(), time: timestampFromMs(nowMs), actions: [...actions] });
   }
 
   private propose(actions: readonly StoreAction[], nowMs: number): Promise<Result<Applied>> {
@@ -339,7 +339,7 @@ export class Manager implements ManagerBackend {
       this.lost.clear();
       this.report('expired nodes', await this.decideParts('expired nodes', (view) => expireNodes(view, expired, nowMs, reasons)));
     }
-    const outcome = orchestrate({ view: this.view(), soft: this.soft(), nowMs, newId: () => newId(randomBytes) });
+    const outcome = orchestrate({ view: this.view(), soft: this.soft(), nowMs, newId: makeId });
     await stage('orchestrator', outcome.actions);
     await stage('allocator', allocate({ view: this.view(), soft: this.soft(), nowMs }));
     await stage('scheduler', schedule({ view: this.view(), soft: this.soft(), nowMs }));

@@ -2,10 +2,11 @@
 // this replica, whoever led and however often it was proposed: a retry carries the same command id, so nothing is applied
 // twice, and the first application answers.
 
-import { create, toBinary } from '@bufbuild/protobuf';
+import { create } from '@bufbuild/protobuf';
 import { COMMAND_BYTES_MAX } from '../../core/store/batches.js';
 import type { Applied } from '../../core/store/store.js';
 import type { ManagerClient } from '../../io/grpc/client.js';
+import { encode } from '../../io/protobuf/codec.js';
 import { fail, type AppError, type Result } from '../../lib/result.js';
 import { CommandSchema, ManagerGroup, ProposeRequestSchema, type Command } from '../../model/proto/skein_pb.js';
 
@@ -46,7 +47,7 @@ export class Proposals {
   }
 
   async propose(command: Command): Promise<Result<Applied>> {
-    const data = toBinary(CommandSchema, command);
+    const data = encode(CommandSchema, command);
     const refusal = this.refusal(data);
     if (refusal !== undefined) return { ok: false, error: refusal };
     let result: Result<Applied> | undefined;
@@ -66,7 +67,7 @@ export class Proposals {
 
   /** Counts only as long as this manager leads. */
   async proposeAsLeader(command: Command): Promise<Result<Applied>> {
-    const data = toBinary(CommandSchema, command);
+    const data = encode(CommandSchema, command);
     const refusal = this.refusal(data);
     if (refusal !== undefined) return { ok: false, error: refusal };
     const applied = this.wait(command.id);

@@ -4,12 +4,13 @@
 import tls from 'node:tls';
 import type { DescMethodBiDiStreaming, DescMethodServerStreaming, DescMethodClientStreaming, DescMethodUnary, DescMessage, MessageShape } from '@bufbuild/protobuf';
 import {
-  Client, Metadata, connectivityState, credentials, type ChannelCredentials, type ClientDuplexStream, type ClientReadableStream, type ClientWritableStream,
+  Client, Metadata, credentials, type ChannelCredentials, type ClientDuplexStream, type ClientReadableStream, type ClientWritableStream,
 } from '@grpc/grpc-js';
 import { methodDefinition } from './service.js';
 
 /** Workers accept any size; a bound all the same. */
 const MESSAGE_BYTES_MAX = 512 * 1024 * 1024;
+const IDLE_MS = 2 ** 31 - 1;
 
 export interface Credentials {
   readonly rootCa: string | undefined;
@@ -18,14 +19,17 @@ export interface Credentials {
   readonly serverName: 'swarm-manager' | 'swarm-ca';
 }
 
-function channelCredentials(from: Credentials): ChannelCredentials {
-  const context = tls.createSecureContext({
+export function secureContext(from: Credentials): tls.SecureContext {
+  return tls.createSecureContext({
     minVersion: 'TLSv1.2',
     ...(from.rootCa === undefined ? {} : { ca: from.rootCa }),
     ...(from.key === undefined ? {} : { key: from.key }),
     ...(from.certificate === undefined ? {} : { cert: from.certificate }),
   });
-  return credentials.createFromSecureContext(context, from.rootCa === undefined
+}
+
+function channelCredentials(from: Credentials): ChannelCredentials {
+  return credentials.createFromSecureContext(secureContext(from), from.rootCa === undefined
     ? { rejectUnauthorized: false, checkServerIdentity: () => undefined } : {});
 }
 
@@ -46,7 +50,9 @@ export class ManagerClient {
       // One channel of ours never shares a connection made with other credentials.
       'grpc.use_local_subchannel_pool': 1,
       ...(keepaliveMs === undefined ? {} : {
-        'grpc.keepalive_time_ms': keepaliveMs, 'grpc.keepalive_timeout_ms': keepaliveMs, 'grpc.keepalive_permit_without_calls': 0,
+        'grpc.keepalive_time_ms': keepaliveMs, 'grpc.keepalive_timeout_ms': keepaliveMs, 'grpc.keepalive_permit_without_calls': 1,
+        // Calls are rare, and must not wait for a connection.
+        'grpc.client_idle_timeout_ms': IDLE_MS,
       }),
     });
   }
@@ -84,9 +90,9 @@ export class ManagerClient {
       metadata) as unknown as ClientDuplexStream<MessageShape<I>, MessageShape<O>>;
   }
 
-  /** Whether a connection stands. */
-  get ready(): boolean {
-    return this.client.getChannel().getConnectivityState(false) === connectivityState.READY;
+  /** Begins a connection, if none stands, before the first call wants it. */
+  connect(): void {
+    this.client.getChannel().getConnectivityState(true);
   }
 
   close(): void {

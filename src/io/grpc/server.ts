@@ -55,6 +55,12 @@ export interface GrpcServerOptions {
   readonly authorize: (path: string, caller: Caller) => Result<void>;
   /** Unexpected errors of handlers; the process decides. */
   readonly onBug: (error: unknown) => void;
+  /** Connections that chose another protocol in their handshake, and may make this call. */
+  readonly links?: {
+    readonly protocol: string;
+    readonly path: string;
+    readonly accept: (socket: tls.TLSSocket, caller: Caller) => void;
+  };
   readonly limits?: Partial<ConnectionLimits>;
   /** A connection was closed for a limit; called for each. */
   readonly onLimit?: (counts: Readonly<ConnectionCounts>) => void;
@@ -90,15 +96,24 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcS
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
   const connections = new Connections({ ...LIMITS, ...options.limits }, options.onLimit ?? (() => undefined));
   const listener = tls.createServer({
-    ...contextOptions(options.identity), requestCert: true, rejectUnauthorized: false, ALPNProtocols: ['h2'],
+    ...contextOptions(options.identity), requestCert: true, rejectUnauthorized: false,
+    ALPNProtocols: ['h2', ...(options.links === undefined ? [] : [options.links.protocol])],
   }, (socket) => {
     const { raw } = socket.getPeerCertificate();
     if (raw !== undefined && !socket.authorized) {
       socket.destroy();
       return;
     }
-    connections.secured(socket, raw === undefined ? undefined : identityOf(new X509Certificate(raw))?.nodeId);
+    const identity = raw === undefined ? undefined : identityOf(new X509Certificate(raw));
+    connections.secured(socket, identity?.nodeId);
     if (socket.destroyed) return;
+    const { links } = options;
+    if (links !== undefined && socket.alpnProtocol === links.protocol) {
+      const caller = { identity, address: addressOf(socket.remoteAddress ?? '') };
+      if (options.authorize(links.path, caller).ok) links.accept(socket, caller);
+      else socket.destroy();
+      return;
+    }
     // Node's HTTP/2 refuses a TLS socket without ALPN unless it says h2.
     if (socket.alpnProtocol !== 'h2') Object.defineProperty(socket, 'alpnProtocol', { value: 'h2', configurable: true });
     injector.injectConnection(socket);
@@ -138,10 +153,14 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcS
 type AnyCall = ServerUnaryCall<object, object> | ServerWritableStream<object, object>
   | ServerReadableStream<object, object> | ServerDuplexStream<object, object>;
 
+/** An IPv4 address stays one on a socket that takes both. */
+function addressOf(remote: string): string {
+  return remote.replace(/^::ffff:/, '');
+}
+
 function callerOf(call: AnyCall): Caller {
   const raw = call.getAuthContext().sslPeerCertificate?.raw;
-  const peer = call.getPeer();
-  const address = peer.replace(/^ipv[46]:/, '').replace(/:\d+$/, '').replace(/^\[|\]$/g, '').replace(/^::ffff:/, '');
+  const address = addressOf(call.getPeer().replace(/^ipv[46]:/, '').replace(/:\d+$/, '').replace(/^\[|\]$/g, ''));
   const identity = raw === undefined ? undefined : identityOf(new X509Certificate(raw));
   return identity === undefined ? { identity, address } : forwarded(call.metadata, { identity, address });
 }

@@ -7,13 +7,14 @@
 // very last batch when the power also failed before the note of its sync reached the disk.
 
 import { randomBytes } from 'node:crypto';
+import { fdatasync, writeSync } from 'node:fs';
 import { mkdir, open as openFile, readFile, readdir, rename, rm, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
-import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
+import { fromBinary, toBinary } from '@bufbuild/protobuf';
 import { assert } from '../../lib/assert.js';
-import { EntryKind as WireKind, LogBatchSchema, LogRecordSchema, SnapshotFileSchema, type LogRecord,
-  type SnapshotFile } from '../../model/proto/skein_pb.js';
+import { LogBatchSchema, SnapshotFileSchema, type LogRecord, type SnapshotFile } from '../../model/proto/skein_pb.js';
 import type { Entry, HardState } from '../../core/raft/types.js';
+import { encodeRecords, type RecordOut } from './records.js';
 import { RaftLogDamaged, replay } from './replay.js';
 import { SALT_BYTES, SNAPSHOT_MAGIC, TAG_BYTES, fileKey, isSnapshot, openSnapshot, seal } from './seal.js';
 import { HEADER_BYTES, NOTE_OFFSET, encodeBatch, encodeHeader, encodeNote, isSealedWith, readSegment } from './segment.js';
@@ -22,6 +23,8 @@ const SEGMENT_BYTES_MAX = 64 * 1024 * 1024;
 /** An append of more becomes several batches, each with its own sync. */
 const BATCH_BYTES = 16 * 1024 * 1024;
 const RECORD_OVERHEAD = 64;
+/** More is written by another thread. */
+const WRITE_HERE_BYTES = 256 * 1024;
 const DEK_BYTES = 32;
 const ZERO_TAG = Buffer.alloc(TAG_BYTES);
 
@@ -102,8 +105,8 @@ export class RaftLog {
   async append(hardState: HardState | undefined, entries: readonly Entry[]): Promise<void> {
     assert(!this.busy, 'one append at a time');
     this.busy = true;
-    const records = entries.map(entryRecord);
-    if (hardState !== undefined) records.push(hardRecord(hardState));
+    const records: RecordOut[] = entries.map((entry) => ({ kind: 'entry', entry }));
+    if (hardState !== undefined) records.push({ kind: 'hardState', hardState });
     for (const batch of inBatches(records)) await this.writeBatch(batch);
     const segment = this.segments.at(-1);
     const last = entries.at(-1);
@@ -112,17 +115,18 @@ export class RaftLog {
     this.busy = false;
   }
 
-  private async writeBatch(records: readonly LogRecord[]): Promise<void> {
+  private async writeBatch(records: readonly RecordOut[]): Promise<void> {
     assert(this.current !== undefined, 'append before load');
-    const plain = toBinary(LogBatchSchema, create(LogBatchSchema, { records: [...records] }));
-    const { bytes, tag } = encodeBatch(this.key, this.sequence, this.tag, plain);
-    await writeAll(this.current, bytes, this.currentBytes);
-    await this.current.datasync();
+    const { bytes, tag } = encodeBatch(this.key, this.sequence, this.tag, encodeRecords(records));
+    // Into the page cache, which takes less time than to ask another thread for it; the sync is what takes long.
+    if (bytes.length <= WRITE_HERE_BYTES) writeHere(this.current, bytes, this.currentBytes);
+    else await writeAll(this.current, bytes, this.currentBytes);
+    await datasync(this.current);
     this.sequence += 1n;
     this.tag = tag;
     this.currentBytes += bytes.length;
     // Not synced: it reaches the disk with the next batch, or by itself a little later.
-    await writeAll(this.current, encodeNote(this.key, this.currentBytes), NOTE_OFFSET);
+    writeHere(this.current, encodeNote(this.key, this.currentBytes), NOTE_OFFSET);
   }
 
   /**
@@ -160,7 +164,7 @@ export class RaftLog {
   async installSnapshot(snapshot: SnapshotFile, hardState: HardState): Promise<void> {
     const name = await this.writeSnapshot(snapshot);
     await this.openSegment();
-    await this.writeBatch([resetRecord(snapshot), hardRecord(hardState)]);
+    await this.writeBatch([{ kind: 'reset', index: snapshot.index, term: snapshot.term }, { kind: 'hardState', hardState }]);
     for (const segment of this.segments) segment.lastIndex = 0n;
     await this.compact(snapshot.index, name, 0);
   }
@@ -269,6 +273,17 @@ async function syncFile(file: string): Promise<void> {
   await handle.close();
 }
 
+function writeHere(handle: FileHandle, bytes: Buffer, position: number): void {
+  let offset = 0;
+  while (offset < bytes.length) offset += writeSync(handle.fd, bytes, offset, bytes.length - offset, position + offset);
+}
+
+function datasync(handle: FileHandle): Promise<void> {
+  return new Promise((resolve, reject) => {
+    fdatasync(handle.fd, (error) => (error === null ? resolve() : reject(error)));
+  });
+}
+
 async function writeAll(handle: FileHandle, bytes: Buffer, position: number): Promise<void> {
   let offset = 0;
   while (offset < bytes.length) {
@@ -277,11 +292,11 @@ async function writeAll(handle: FileHandle, bytes: Buffer, position: number): Pr
   }
 }
 
-function inBatches(records: readonly LogRecord[]): LogRecord[][] {
-  const batches: LogRecord[][] = [];
+function inBatches(records: readonly RecordOut[]): RecordOut[][] {
+  const batches: RecordOut[][] = [];
   let bytes = Infinity;
   for (const record of records) {
-    const size = RECORD_OVERHEAD + (record.record.case === 'entry' ? record.record.value.data.length : 0);
+    const size = RECORD_OVERHEAD + (record.kind === 'entry' ? record.entry.data.length : 0);
     if (bytes + size > BATCH_BYTES) {
       batches.push([]);
       bytes = 0;
@@ -290,21 +305,4 @@ function inBatches(records: readonly LogRecord[]): LogRecord[][] {
     bytes += size;
   }
   return batches;
-}
-
-function entryRecord(entry: Entry): LogRecord {
-  const kind = entry.kind === 'normal' ? WireKind.NORMAL : WireKind.CONF_CHANGE;
-  return create(LogRecordSchema, {
-    record: { case: 'entry', value: { $typeName: 'skein.v1.Entry', index: entry.index, term: entry.term, kind, data: entry.data } },
-  });
-}
-
-function hardRecord(state: HardState): LogRecord {
-  return create(LogRecordSchema, {
-    record: { case: 'hardState', value: { $typeName: 'skein.v1.HardState', term: state.term, vote: state.vote, commit: state.commit } },
-  });
-}
-
-function resetRecord({ index, term }: SnapshotFile): LogRecord {
-  return create(LogRecordSchema, { record: { case: 'reset', value: { $typeName: 'skein.v1.SnapshotMark', index, term } } });
 }

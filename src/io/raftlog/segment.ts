@@ -53,7 +53,7 @@ export function encodeBatch(
   key: Uint8Array, sequence: bigint, previousTag: Uint8Array, plain: Uint8Array,
 ): { bytes: Buffer; tag: Buffer } {
   const { data, tag } = seal(key, sequence, previousTag, plain);
-  const length = Buffer.alloc(4);
+  const length = Buffer.allocUnsafe(4);
   length.writeUInt32LE(data.length);
   return { bytes: Buffer.concat([batchMark(key, sequence), length, lengthCheck(key, sequence, data.length), data, tag]), tag };
 }

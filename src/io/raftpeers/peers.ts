@@ -1,15 +1,13 @@
-// RaftPeers: the way out to the other managers: one gRPC stream to each, made anew when it breaks. Messages may be lost
-// (Raft asks again), never reordered within a stream, and wait in a bounded queue. Snapshots go in a call of their own,
+// RaftPeers: the way out to the other managers: one link to each (link.ts), made anew when it breaks. Messages may be lost
+// (Raft asks again), never reordered within a link, and wait in a bounded queue. Snapshots go in a gRPC call of their own,
 // one at a time to each manager, so that heartbeats never wait behind one.
 
 import { create } from '@bufbuild/protobuf';
-import type { ClientWritableStream } from '@grpc/grpc-js';
 import type { Message } from '../../core/raft/types.js';
-import {
-  ManagerGroup, RaftBatchSchema, SnapshotChunkSchema, type RaftBatch, type RaftMessage, type SnapshotChunk,
-} from '../../model/proto/skein_pb.js';
+import { ManagerGroup, SnapshotChunkSchema, type SnapshotChunk } from '../../model/proto/skein_pb.js';
 import { ManagerClient, type Credentials } from '../grpc/client.js';
-import { toWire } from './messages.js';
+import { Link } from './link.js';
+import { encodeMessage } from './messages.js';
 
 /** A batch of messages; managers take 4 MiB. */
 const BATCH_BYTES_MAX = 2 * 1024 * 1024;
@@ -19,11 +17,6 @@ const QUEUE_BYTES_MAX = 32 * 1024 * 1024;
 const CHUNK_BYTES = 1024 * 1024;
 const RECONNECT_MS = 100;
 const RETIRE_MS = 1000;
-/**
- * A connection that is not made by then is begun anew: in a partition TCP tries again after 1, 3 and 7 seconds, and would
- * find out that long after the end of it.
- */
-const CONNECT_MS = 1000;
 /** After a partition TCP alone would go on waiting for up to two minutes. */
 const KEEPALIVE_MS = 2000;
 
@@ -114,15 +107,14 @@ export class RaftPeers {
 
 class Peer {
   readonly address: string;
+  /** For calls. Its connection is made anew with each link: after a partition the old one would wait for long. */
   client: ManagerClient;
   readonly member: bigint;
   private readonly options: RaftPeersOptions;
   private readonly onDrop: () => void;
-  private stream: ClientWritableStream<RaftBatch> | undefined;
-  private waitingBytes = 0;
+  private link: Link | undefined;
+  private broken = false;
   private notBeforeMs = 0;
-  /** When a connection last stood, or was begun. */
-  private readyMs = 0;
   private installing = false;
   private closed = false;
 
@@ -135,21 +127,13 @@ class Peer {
   }
 
   private connect(): ManagerClient {
-    this.readyMs = performance.now();
-    return new ManagerClient(this.address, this.options.credentials(), KEEPALIVE_MS);
-  }
-
-  private connectAnew(): void {
-    const { stream, client } = this;
-    this.stream = undefined;
-    this.client = this.connect();
-    stream?.cancel();
-    client.close();
-    this.options.onUnreachable(this.member);
+    const client = new ManagerClient(this.address, this.options.credentials(), KEEPALIVE_MS);
+    client.connect();
+    return client;
   }
 
   send(messages: readonly Message[]): void {
-    let batch: RaftMessage[] = [];
+    let batch: Message[] = [];
     let bytes = 0;
     for (const message of messages) {
       if (message.kind === 'snapshot') {
@@ -162,7 +146,7 @@ class Peer {
         batch = [];
         bytes = 0;
       }
-      batch.push(toWire(message));
+      batch.push(message);
       bytes += size;
     }
     if (batch.length > 0) this.write(batch, bytes);
@@ -170,46 +154,42 @@ class Peer {
 
   close(): void {
     this.closed = true;
-    this.stream?.cancel();
-    this.stream = undefined;
+    this.link?.close();
+    this.link = undefined;
     this.client.close();
   }
 
-  private write(messages: RaftMessage[], bytes: number): void {
-    if (this.waitingBytes + bytes > QUEUE_BYTES_MAX) {
-      this.onDrop();
-      this.options.onUnreachable(this.member);
+  private write(messages: readonly Message[], bytes: number): void {
+    const link = this.open();
+    if (link !== undefined && link.waitingBytes + bytes <= QUEUE_BYTES_MAX) {
+      link.send(messages);
       return;
     }
-    const stream = this.open();
-    if (stream === undefined) {
-      this.options.onUnreachable(this.member);
-      return;
-    }
-    this.waitingBytes += bytes;
-    stream.write(create(RaftBatchSchema, { messages }), () => {
-      // What a stream that broke still had waiting was forgotten with it.
-      if (stream === this.stream) this.waitingBytes -= bytes;
-    });
+    if (link !== undefined) this.onDrop();
+    this.options.onUnreachable(this.member);
   }
 
-  /** Undefined shortly after a stream broke. */
-  private open(): ClientWritableStream<RaftBatch> | undefined {
-    const nowMs = performance.now();
-    if (this.client.ready) this.readyMs = nowMs;
-    else if (!this.closed && nowMs - this.readyMs > CONNECT_MS) this.connectAnew();
-    if (this.stream !== undefined) return this.stream;
+  /** Undefined shortly after a link broke. */
+  private open(): Link | undefined {
+    if (this.link !== undefined) return this.link;
     if (this.closed || performance.now() < this.notBeforeMs) return undefined;
-    const stream = this.client.clientStream(ManagerGroup.method.exchange, () => this.ended(stream));
-    stream.on('error', () => this.ended(stream));
-    this.waitingBytes = 0;
-    this.stream = stream;
-    return stream;
+    const link = new Link(this.address, this.options.credentials(), () => this.stands(), () => this.ended(link));
+    this.link = link;
+    return link;
   }
 
-  private ended(stream: ClientWritableStream<RaftBatch>): void {
-    if (this.stream !== stream) return;
-    this.stream = undefined;
+  private stands(): void {
+    if (!this.broken) return;
+    this.broken = false;
+    const { client } = this;
+    this.client = this.connect();
+    client.close();
+  }
+
+  private ended(link: Link): void {
+    if (this.link !== link) return;
+    this.link = undefined;
+    this.broken = true;
     this.notBeforeMs = performance.now() + RECONNECT_MS;
     if (!this.closed) this.options.onUnreachable(this.member);
   }
@@ -235,7 +215,7 @@ class Peer {
           return;
         }
         const chunk: SnapshotChunk = create(SnapshotChunkSchema, { data: data.subarray(at, at + CHUNK_BYTES) });
-        if (at === 0) chunk.message = toWire(message);
+        if (at === 0) chunk.message = encodeMessage(message);
         stream.write(chunk, (error: unknown) => {
           if (error instanceof Error) resolve(false);
           else next(at + CHUNK_BYTES);

@@ -62,7 +62,7 @@ export declare type StoreState = Message<"skein.v1.StoreState"> & {
   objects?: StoreSnapshot | undefined;
 
   /**
-   * Ids of recent commands, oldest first (bounded), for idempotency.
+   * Ids of recent commands, oldest first (bounded), for idempotency; those refused with a "!" before them.
    *
    * @generated from field: repeated string recent = 3;
    */
@@ -418,9 +418,11 @@ export declare const RaftBatchSchema: GenMessage<RaftBatch>;
  */
 export declare type SnapshotChunk = Message<"skein.v1.SnapshotChunk"> & {
   /**
-   * @generated from field: skein.v1.RaftMessage message = 1;
+   * A RaftMessage.
+   *
+   * @generated from field: bytes message = 1;
    */
-  message?: RaftMessage | undefined;
+  message: Uint8Array;
 
   /**
    * @generated from field: bytes data = 2;
@@ -435,16 +437,16 @@ export declare type SnapshotChunk = Message<"skein.v1.SnapshotChunk"> & {
 export declare const SnapshotChunkSchema: GenMessage<SnapshotChunk>;
 
 /**
- * @generated from message skein.v1.ExchangeResponse
+ * @generated from message skein.v1.InstallResponse
  */
-export declare type ExchangeResponse = Message<"skein.v1.ExchangeResponse"> & {
+export declare type InstallResponse = Message<"skein.v1.InstallResponse"> & {
 };
 
 /**
- * Describes the message skein.v1.ExchangeResponse.
- * Use `create(ExchangeResponseSchema)` to create a new message.
+ * Describes the message skein.v1.InstallResponse.
+ * Use `create(InstallResponseSchema)` to create a new message.
  */
-export declare const ExchangeResponseSchema: GenMessage<ExchangeResponse>;
+export declare const InstallResponseSchema: GenMessage<InstallResponse>;
 
 /**
  * @generated from message skein.v1.ProposeRequest
@@ -1020,22 +1022,12 @@ export enum EntryKind {
 export declare const EntryKindSchema: GenEnum<EntryKind>;
 
 /**
- * Among managers only. SwarmKit's own Raft service carries one message per stream and loses the end of a peer; this one
- * keeps a stream per pair of managers for as long as both live.
+ * Among managers only. Raft messages go by links of their own (TLS, ALPN "skein-raft", frames of a RaftBatch; see
+ * io/raftpeers): SwarmKit's Raft service carries one message per stream and loses the end of a peer.
  *
  * @generated from service skein.v1.ManagerGroup
  */
 export declare const ManagerGroup: GenService<{
-  /**
-   * Raft messages of one manager to another, in order. Its end tells the receiver that the sender's process ended.
-   *
-   * @generated from rpc skein.v1.ManagerGroup.Exchange
-   */
-  exchange: {
-    methodKind: "client_streaming";
-    input: typeof RaftBatchSchema;
-    output: typeof ExchangeResponseSchema;
-  },
   /**
    * One snapshot: the first chunk names the message it belongs to, the data of all make one SnapshotFile.
    *
@@ -1044,7 +1036,7 @@ export declare const ManagerGroup: GenService<{
   install: {
     methodKind: "client_streaming";
     input: typeof SnapshotChunkSchema;
-    output: typeof ExchangeResponseSchema;
+    output: typeof InstallResponseSchema;
   },
   /**
    * A follower's proposal, made by the leader. Answered at once: the proposer sees it applied on its own replica.

@@ -35,7 +35,6 @@ const LINE_WALL = 240;
 const FILE_MAX = 400;
 const LONG_FILES: Readonly<Record<string, string>> = {
   'native/packet/program.c': 'the packet program: one decision path, read from top to bottom',
-  'src/daemon/node.ts': 'the life cycle of a node: init, join, leave, renewal and wiring in one place; to be split by life stage',
 };
 const FUNCTION_MAX = 70;
 const LONG_FUNCTIONS: Readonly<Record<string, string>> = {

@@ -5,8 +5,20 @@ import { createSocket } from 'node:dgram';
 import os from 'node:os';
 import { parseAddress } from '../lib/cidr.js';
 import { fail, ok, type Result } from '../lib/result.js';
+import { NodeSpec_Availability } from '../model/proto/swarmkit_pb.js';
+import type { AgentOptions } from './options.js';
 
 export const MANAGEMENT_PORT = 2377;
+
+export const AVAILABILITY = {
+  active: NodeSpec_Availability.ACTIVE, pause: NodeSpec_Availability.PAUSE, drain: NodeSpec_Availability.DRAIN,
+} as const;
+
+/** What others know a node by: "ip:port" of its manager, and the address of its tunnels. */
+export interface NodeAddresses {
+  readonly advertiseAddr: string;
+  readonly dataPathAddr: string;
+}
 
 export interface HostPort {
   readonly host: string;
@@ -63,4 +75,27 @@ export function chooseAddress(ignore: (name: string) => boolean): Result<string>
   const where = a.name === b.name ? `on interface ${a.name} (${a.address} and ${b.address})`
     : `on different interfaces (${a.address} on ${a.name} and ${b.address} on ${b.name})`;
   return fail('invalid_argument', `could not choose an IP address to advertise since this system has multiple addresses ${where}`);
+}
+
+/** As asked for, as the agent was started with, or as the machine has it; in this order. */
+export function nodeAddresses(options: AgentOptions, asked: NodeAddresses, port: number): Result<NodeAddresses> {
+  const given = parseHostPort(asked.advertiseAddr !== '' ? asked.advertiseAddr : options.advertiseAddr, port);
+  if (!given.ok) return given;
+  const host = given.value.host !== '' ? resolveAddress(given.value.host, 'advertise address')
+    : chooseAddress((name) => name.startsWith('skein') || name.startsWith('docker'));
+  if (!host.ok) return host;
+  const data = asked.dataPathAddr !== '' ? asked.dataPathAddr : options.dataPathAddr;
+  const dataAddress = data === '' ? host : resolveAddress(data, 'data path address');
+  if (!dataAddress.ok) return dataAddress;
+  return ok({ advertiseAddr: `${host.value}:${given.value.port}`, dataPathAddr: dataAddress.value });
+}
+
+/** Of an agent started with an address of its own: it may be another one than the node had. */
+export function addressesNow(options: AgentOptions, had: NodeAddresses): Result<NodeAddresses> | undefined {
+  if (options.advertiseAddr === '') return undefined;
+  const before = parseHostPort(had.advertiseAddr, MANAGEMENT_PORT);
+  if (!before.ok) return before;
+  // A data-path address of its own stays.
+  const dataPathAddr = options.dataPathAddr !== '' || had.dataPathAddr === before.value.host ? '' : had.dataPathAddr;
+  return nodeAddresses(options, { advertiseAddr: '', dataPathAddr }, before.value.port);
 }

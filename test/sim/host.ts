@@ -64,6 +64,7 @@ interface PendingRead {
   index: bigint | undefined;
 }
 
+export const EPOCH_MS = 1_700_000_000_000;
 const TICK_MS = 40;
 /** The hash of the state is carried on from command to command; so often it is computed from all the store holds. */
 const WHOLE_STATE_INTERVAL = 8n;
@@ -76,6 +77,8 @@ export class Host {
   up = false;
   /** Of the clock: 1 is right. */
   pace = 1;
+  /** Of the time of day: 0 is right. */
+  skewMs = 0;
   raft!: RaftNode;
   store!: Store;
   applied = 0n;
@@ -130,6 +133,11 @@ export class Host {
     });
     this.later(random.between(1, TICK_MS), () => this.tick());
     if (this.life > 1) this.mark('restart');
+  }
+
+  /** The time of day as this machine has it. */
+  nowMs(): number {
+    return EPOCH_MS + Math.floor(this.world.clock.nowMs) + this.skewMs;
   }
 
   private mark(mark: Mark): void {

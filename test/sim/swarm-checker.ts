@@ -3,7 +3,6 @@
 
 import type { Entry } from '../../src/core/raft/types.js';
 import type { ReadTx, StoreEvent } from '../../src/core/store/view.js';
-import { timestampMs } from '../../src/lib/time.js';
 import { addressOf, vniOf } from '../../src/model/network.js';
 import {
   NodeStatus_State, TaskState, UpdateConfig_UpdateOrder, type Network, type Node, type Service, type Task,
@@ -42,6 +41,9 @@ export class SwarmChecker {
   private readonly startFirst = new Set<string>();
   /** When each drain took effect. */
   private readonly drains = new Map<string, number>();
+  /** When it was told that the task runs, and when the task was last heard of. */
+  private readonly ran = new Map<string, number>();
+  private readonly changed = new Map<string, number>();
   private stageTerm = 0n;
 
   constructor(world: SwarmWorld) {
@@ -90,6 +92,7 @@ export class SwarmChecker {
     const places = new Set<string>();
     for (const event of events) {
       if (event.kind === 'task') {
+        this.changed.set(event.object.id, nowMs);
         this.task(view, event.object, event.action === 'remove', event.old, decided, nowMs, kind === 'stage');
         places.add(event.object.serviceId);
       } else if (event.kind === 'node') this.node(event.object, event.old, entry.index);
@@ -110,6 +113,7 @@ export class SwarmChecker {
     this.hold(stateOf(task) >= stateOf(old), () => `task ${task.id} goes from ${TaskState[stateOf(old)]} back to ${TaskState[stateOf(task)]}`);
     this.hold(task.desiredState >= old.desiredState, () => `task ${task.id} is wanted less final than before`);
     this.hold(old.nodeId === '' || task.nodeId === old.nodeId, () => `task ${task.id} moves from ${old.nodeId} to ${task.nodeId}`);
+    if (stateOf(task) === TaskState.RUNNING && stateOf(old) < TaskState.RUNNING) this.ran.set(task.id, nowMs);
     if (task.drainState !== undefined && old.drainState === undefined) this.drains.set(task.id, nowMs);
     if (old.nodeId === '' && task.nodeId !== '') this.mark('task placed');
     if (addressesOf(old).length === 0) for (const address of addressesOf(task)) this.given(view, address, task, decided, nowMs);
@@ -180,7 +184,7 @@ export class SwarmChecker {
     const serving = task.networks.some(({ network }) => network?.spec?.ingress !== true) || ingressPorts(task.endpoint?.ports).length > 0;
     if (!serving || task.networks.length === 0) return;
     // Decided before it ran: nobody sent to it then.
-    if (timestampMs(old.ranAt) > nowMs - DRAIN_MS && old.drainState === undefined) return;
+    if ((this.ran.get(task.id) ?? 0) > nowMs - DRAIN_MS && old.drainState === undefined) return;
     this.hold(task.drainState !== undefined, () => `task ${task.id} is stopped without a drain`);
     if (task.drainState?.timedOut === true) {
       this.mark('drain timed out');
@@ -202,10 +206,10 @@ export class SwarmChecker {
   /** A replacement starts when the one before it has stopped. */
   private begins(view: ReadTx, task: Task, decided: bigint, nowMs: number): void {
     this.mark('task restarted');
-    if (nowMs - timestampMs(task.meta?.createdAt) >= PREDECESSOR_MS) return;
     for (const other of view.tasksOfService(task.serviceId)) {
       if (other.id === task.id || other.slot !== task.slot || (task.slot === 0n && other.nodeId !== task.nodeId)) continue;
       if (isRunnable(other) || stateOf(other) < TaskState.ASSIGNED || isTerminal(other)) continue;
+      if (nowMs - (this.changed.get(other.id) ?? 0) >= PREDECESSOR_MS) continue;
       const node = view.get('node', other.nodeId);
       if (node === undefined || node.status?.state === NodeStatus_State.DOWN || (this.since.get(node.id) ?? 0n) > decided) {
         this.mark('task replaced from a lost node');

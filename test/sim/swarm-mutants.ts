@@ -26,7 +26,7 @@ export const SWARM_MUTANTS: Readonly<Record<string, Mutant>> = {
     file: 'orchestrator/restart', from: '|| node.spec?.availability === NodeSpec_Availability.DRAIN', to: '',
   },
   'a task starts before the one it replaces has stopped': {
-    file: 'orchestrator/restart', from: 'if (nowMs < giveUpMs && predecessorRuns(input, change, task))', to: 'if (false)',
+    file: 'orchestrator/restart', from: 'if (waitMs > 0)', to: 'if (false)',
   },
   'statuses go backwards': {
     file: 'dispatcher/nodes', from: 'if (status.state < known || known >= TaskState.ORPHANED)', to: 'if (known >= TaskState.ORPHANED)',

@@ -24,7 +24,7 @@ import { Checker, Violation, digest } from './checker.js';
 import { Churn } from './churn.js';
 import { Clock } from './clock.js';
 import { Faults } from './faults.js';
-import type { Host, World } from './host.js';
+import { EPOCH_MS, type Host, type World } from './host.js';
 import { PERIOD_MS, SimManager } from './manager.js';
 import { Hasher } from './hashing.js';
 import { SimNetwork } from './network.js';
@@ -78,7 +78,6 @@ export interface SwarmOutcome {
   readonly marks: ReadonlyMap<SwarmMark, number>;
 }
 
-const EPOCH_MS = 1_700_000_000_000;
 const REST_MS_MAX = 120_000;
 const REST_STEP_MS = 1_000;
 const REST_TRIES = 10;

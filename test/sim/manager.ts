@@ -2,7 +2,7 @@
 // real ones; this gives them their turn in a term, carries them into the log, and serves the nodes while it leads.
 
 import type { AssignmentChange, StoreAction, TaskStatus } from '../../src/model/proto/swarmkit_pb.js';
-import { EMPTY_SET, assignmentsOf, diffAssignments, type AssignmentSet } from '../../src/core/dispatcher/assignments.js';
+import { EMPTY_SET, type AssignmentSet } from '../../src/core/dispatcher/assignments.js';
 import { Sessions } from '../../src/core/dispatcher/sessions.js';
 import type { ClusterRows } from '../../src/core/network/rows.js';
 import { inBatches } from '../../src/core/store/batches.js';
@@ -344,8 +344,9 @@ export class SimManager {
   }
 
   private pushAssignments(served: Served): void {
-    const set = assignmentsOf(this.view, served.nodeId);
-    const changes = diffAssignments(served.sent, set);
+    const { core } = this.world;
+    const set = core.assignmentsOf(this.view, served.nodeId);
+    const changes = core.diffAssignments(served.sent, set);
     const complete = !served.hasSent;
     served.sent = set;
     if (!complete && changes.length === 0) return;

@@ -1,6 +1,7 @@
 // What must hold in the whole swarm. Each applied command is looked at once, by whichever manager applies it first: what it
 // changed is held against all that was before and against what the machines really do (processes, tables).
 
+import type { AssignmentSet } from '../../src/core/dispatcher/assignments.js';
 import type { Entry } from '../../src/core/raft/types.js';
 import type { ReadTx, StoreEvent } from '../../src/core/store/view.js';
 import { addressOf, vniOf } from '../../src/model/network.js';
@@ -8,7 +9,7 @@ import {
   NodeStatus_State, TaskState, UpdateConfig_UpdateOrder, type Network, type Node, type Service, type Task,
 } from '../../src/model/proto/swarmkit_pb.js';
 import type { Command, Row } from '../../src/model/proto/skein_pb.js';
-import { ingressPorts, isGlobal, isRunnable, isTerminal, stateOf } from '../../src/model/task.js';
+import { hostPorts, ingressPorts, isGlobal, isRunnable, isTerminal, stateOf } from '../../src/model/task.js';
 import { Violation } from './checker.js';
 import type { SwarmWorld } from './swarm.js';
 
@@ -19,7 +20,8 @@ const PREDECESSOR_MS = 60_000;
 /** Things that must happen somewhere for a run to mean something. */
 export const SWARM_MARKS = [
   'task placed', 'address reused', 'drain acknowledged', 'drain timed out', 'node down', 'node back', 'service removed', 'network removed',
-  'task restarted', 'update completed', 'start-first overlap', 'task replaced from a lost node',
+  'task restarted', 'update completed', 'start-first overlap', 'task replaced from a lost node', 'node removed', 'node joined', 'host port used again',
+  'secret used',
 ] as const;
 export type SwarmMark = (typeof SWARM_MARKS)[number];
 
@@ -64,6 +66,7 @@ export class SwarmChecker {
 
   /** A process begins. */
   started(nodeId: string, task: Task): void {
+    this.hostPorts(nodeId, task);
     for (const worker of this.world.workers.values()) {
       if (worker.id === nodeId) continue;
       for (const runner of worker.runners.all.values()) {
@@ -73,6 +76,36 @@ export class SwarmChecker {
           this.hold(!addressesOf(task).includes(address), () => `processes of ${task.id} on ${nodeId} and ${runner.task.id} on ${worker.id} have ${address}`);
         }
       }
+    }
+  }
+
+  /** On one machine a host-mode port is one process's. */
+  private hostPorts(nodeId: string, task: Task): void {
+    const ports = hostPorts(task.endpoint?.ports).filter(({ publishedPort }) => publishedPort > 0).map(portKey);
+    if (ports.length === 0) return;
+    for (const { running, task: other } of this.world.workers.get(nodeId)?.runners.all.values() ?? []) {
+      if (other.id === task.id) continue;
+      const shared = hostPorts(other.endpoint?.ports).map(portKey).find((port) => ports.includes(port));
+      if (shared === undefined) continue;
+      this.hold(!running, () => `tasks ${task.id} and ${other.id} both have port ${shared} of ${nodeId}`);
+      this.mark('host port used again');
+    }
+  }
+
+  /** What a node was given is what its tasks name, no more; and a task that begins has all it names, unless that was removed. */
+  assigned(nodeId: string, set: AssignmentSet): void {
+    const named = new Set([...set.tasks.values()].flatMap((task) => [...payloadsOf(task)]));
+    for (const id of [...set.secrets.keys(), ...set.configs.keys()]) {
+      this.hold(named.has(id), () => `${nodeId} holds ${id}, which no task of it names`);
+    }
+  }
+
+  begun(nodeId: string, task: Task, set: AssignmentSet): void {
+    for (const id of payloadsOf(task)) {
+      this.mark('secret used');
+      const view = this.world.newest();
+      const gone = view.get('secret', id) === undefined && view.get('config', id) === undefined;
+      this.hold(gone || set.secrets.has(id) || set.configs.has(id), () => `task ${task.id} begins on ${nodeId} without ${id}`);
     }
   }
 
@@ -283,6 +316,14 @@ export class SwarmChecker {
       }
     }
   }
+}
+
+/** Ids of the secrets and configs that a task names. */
+function* payloadsOf(task: Task): Generator<string> {
+  const runtime = task.spec?.runtime;
+  if (runtime?.case !== 'container') return;
+  for (const { secretId } of runtime.value.secrets) yield secretId;
+  for (const { configId } of runtime.value.configs) yield configId;
 }
 
 function isWaitedFor(node: Node): boolean {

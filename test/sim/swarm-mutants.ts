@@ -55,7 +55,7 @@ export const SWARM_SHELL_MUTANTS: Readonly<Record<SwarmBug, string>> = {
 
 const built = path.resolve(import.meta.dirname, '../../src/core');
 const FILES = [
-  'agent/decide', 'allocator/allocator', 'dispatcher/nodes', 'network/rows', 'orchestrator/orchestrator', 'scheduler/scheduler', 'store/soft',
+  'agent/decide', 'allocator/allocator', 'dispatcher/assignments', 'dispatcher/nodes', 'network/rows', 'orchestrator/orchestrator', 'scheduler/scheduler', 'store/soft',
 ];
 
 /** The core with one of the bugs. */

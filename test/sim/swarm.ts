@@ -4,6 +4,7 @@
 import { create, toBinary } from '@bufbuild/protobuf';
 import { decide } from '../../src/core/agent/decide.js';
 import { allocate } from '../../src/core/allocator/allocator.js';
+import { assignmentsOf, diffAssignments } from '../../src/core/dispatcher/assignments.js';
 import { expireNodes, nodeReady, nodesUnknown, taskStatuses } from '../../src/core/dispatcher/nodes.js';
 import { clusterRows, diffRows, rowsForNode } from '../../src/core/network/rows.js';
 import { orchestrate } from '../../src/core/orchestrator/orchestrator.js';
@@ -16,8 +17,8 @@ import { Prng } from '../../src/lib/prng.js';
 import { durationFromMs, timestampFromMs } from '../../src/lib/time.js';
 import { CommandSchema } from '../../src/model/proto/skein_pb.js';
 import {
-  AnnotationsSchema, ClusterSchema, ClusterSpecSchema, DispatcherConfigSchema, DriverSchema, NetworkSchema, NetworkSpecSchema, NodeRole,
-  NodeSchema, NodeSpecSchema, NodeStatusSchema, NodeStatus_State, OrchestrationConfigSchema, type StoreAction,
+  AnnotationsSchema, ClusterSchema, ClusterSpecSchema, DispatcherConfigSchema, DriverSchema, NetworkSchema, NetworkSpecSchema,
+  OrchestrationConfigSchema, type StoreAction,
 } from '../../src/model/proto/swarmkit_pb.js';
 import { ApiClient } from './api.js';
 import { Checker, Violation, digest } from './checker.js';
@@ -28,6 +29,7 @@ import { EPOCH_MS, type Host, type World } from './host.js';
 import { PERIOD_MS, SimManager } from './manager.js';
 import { Hasher } from './hashing.js';
 import { SimNetwork } from './network.js';
+import { nodeObject } from './nodegroup.js';
 import { Shared } from './shared.js';
 import { atRest, begin, describe, replicaBehind } from './simulation.js';
 import { notReached } from './wanted.js';
@@ -36,7 +38,7 @@ import { SimWorker } from './worker.js';
 
 export const CORE = {
   decide, allocate, expireNodes, nodeReady, nodesUnknown, taskStatuses, clusterRows, diffRows, rowsForNode, orchestrate, schedule,
-  awaitedRevision,
+  awaitedRevision, assignmentsOf, diffAssignments,
 };
 export type Core = typeof CORE;
 export type SwarmBug = 'deposed-goes-on' | 'acks-before-installed';
@@ -49,6 +51,8 @@ export interface SwarmWorld extends World {
   readonly swarmChecker: SwarmChecker;
   readonly nowMs: () => number;
   readonly newId: () => string;
+  /** Of the next machine. */
+  readonly nextNumber: () => number;
   /** Of a task's next step. */
   readonly failRate: () => number;
   /** The state of whoever has applied most. */
@@ -98,6 +102,7 @@ function newWorld(options: SwarmOptions): SwarmWorld {
     return manager;
   };
   let ids = 0;
+  let numbers = 0;
   const failRates = random.pick([0, 0.02, 0.15]);
   const world: SwarmWorld & { swarmChecker: SwarmChecker; failing: boolean } = {
     clock, random, network: new SimNetwork(clock, random), checker: new Checker(hasher), hasher,
@@ -108,6 +113,7 @@ function newWorld(options: SwarmOptions): SwarmWorld {
     swarmChecker: undefined as unknown as SwarmChecker,
     nowMs: () => EPOCH_MS + Math.floor(clock.nowMs),
     newId: () => `id${String(++ids).padStart(6, '0')}`,
+    nextNumber: () => ++numbers,
     failRate: () => (world.failing ? failRates : 0),
     newest: () => [...hosts.values()].reduce((a, b) => (b.store.index > a.store.index ? b : a)).store,
     hooks: {
@@ -141,10 +147,7 @@ function firstObjects(world: SwarmWorld): StoreAction[] {
       annotations: create(AnnotationsSchema, { name: 'ingress' }), driverConfig: create(DriverSchema, { name: 'overlay' }), ingress: true,
     }),
   });
-  const nodes = [...world.workers.values()].map((worker) => createAction('node', create(NodeSchema, {
-    id: worker.id, role: NodeRole.WORKER, spec: create(NodeSpecSchema, { annotations: create(AnnotationsSchema, {}), desiredRole: NodeRole.WORKER }),
-    description: worker.description, status: create(NodeStatusSchema, { state: NodeStatus_State.DOWN }),
-  })));
+  const nodes = [...world.workers.values()].map((worker) => createAction('node', nodeObject(worker)));
   return [createAction('cluster', cluster), createAction('network', ingress), ...nodes];
 }
 
@@ -153,7 +156,7 @@ export function simulateSwarm(options: SwarmOptions): SwarmOutcome {
   const { clock, random } = world;
   begin(world, random.pick([1, 3, 3, 3, 5]));
   const count = random.between(2, 6);
-  for (let i = 1; i <= count; i++) world.workers.set(`node${i}`, new SimWorker(world, i));
+  for (let i = 1; i <= count; i++) world.workers.set(`node${i}`, new SimWorker(world, world.nextNumber()));
   const first = create(CommandSchema, { id: 'bootstrap', time: timestampFromMs(world.nowMs()), actions: firstObjects(world) });
   if (world.hosts.get(1n)?.offer(toBinary(CommandSchema, first)) !== true) throw new Violation('the swarm cannot begin');
   clock.run(clock.nowMs + 500);

@@ -134,8 +134,7 @@ export class ApiClient {
     const spec = serviceSpec(`s${random.below(2 * SERVICES_MAX)}`, {
       replicas: random.between(1, REPLICAS_MAX), global: random.chance(0.2), networks, dnsrr: !published && random.chance(0.2),
       image: 'app:1', restart: { delayMs: random.pick([0, 100, 1_000]) },
-      ports: published
-        ? [{ protocol: PortConfig_Protocol.TCP, targetPort: 80, publishedPort: random.pick(PORTS), publishMode }] : [],
+      ports: published ? [{ protocol: PortConfig_Protocol.TCP, targetPort: 80, publishedPort: random.pick(PORTS), publishMode }] : [],
       update: {
         parallelism: random.between(0, 2), delayMs: random.pick([0, 300]), monitorMs: random.pick([0, 500]),
         order: random.pick([UpdateConfig_UpdateOrder.STOP_FIRST, UpdateConfig_UpdateOrder.START_FIRST]),

@@ -5,7 +5,7 @@ import { toBinary } from '@bufbuild/protobuf';
 import { decodeConfChange } from '../../src/core/raft/confchange.js';
 import type { RaftNode } from '../../src/core/raft/raft.js';
 import type { ConfState, Entry, Message, Ready } from '../../src/core/raft/types.js';
-import { Store, type Applied } from '../../src/core/store/store.js';
+import type { Applied, Store } from '../../src/core/store/store.js';
 import type { Prng } from '../../src/lib/prng.js';
 import type { AppError, Result } from '../../src/lib/result.js';
 import { StoreStateSchema, type Command } from '../../src/model/proto/skein_pb.js';
@@ -37,6 +37,7 @@ export interface World {
   readonly shared: Shared;
   readonly hosts: Map<bigint, Host>;
   readonly raftClass: typeof RaftNode;
+  readonly storeClass: typeof Store;
   readonly bugs: ReadonlySet<ShellBug>;
   readonly marks: Map<Mark, number>;
   readonly trace: ((text: string) => void) | undefined;
@@ -333,7 +334,7 @@ export class Host {
   /** The state machine from the newest snapshot; the log follows as it is committed. */
   private restore(): void {
     const { index, data, confState } = this.disk.snapshot;
-    this.store = new Store();
+    this.store = new this.world.storeClass();
     this.hash = new StateHash(this.world, this.store);
     this.applied = index;
     if (index > 0n) this.load(index, data, confState);

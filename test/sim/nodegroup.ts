@@ -18,7 +18,8 @@ const NUMBER_MAX = 200;
 
 export function nodeObject(worker: SimWorker): Node {
   return create(NodeSchema, {
-    id: worker.id, role: NodeRole.WORKER, spec: create(NodeSpecSchema, { annotations: create(AnnotationsSchema, {}), desiredRole: NodeRole.WORKER }),
+    id: worker.id, role: NodeRole.WORKER,
+    spec: create(NodeSpecSchema, { annotations: create(AnnotationsSchema, {}), desiredRole: NodeRole.WORKER }),
     description: worker.description, status: create(NodeStatusSchema, { state: NodeStatus_State.DOWN }),
   });
 }
@@ -56,7 +57,8 @@ export class NodeGroup {
       if (wish.looks++ % ASK_AGAIN_LOOKS !== 0) continue;
       // Its machine may have been started again: then only force helps.
       const force = wish.force || wish.looks > 4 * ASK_AGAIN_LOOKS;
-      this.ask((now, nowMs) => removeNode(now, { id, force }, { nowMs, newId: world.newId, randomBytes: (length) => new Uint8Array(length) }));
+      const randomBytes = (length: number): Uint8Array<ArrayBuffer> => new Uint8Array(length);
+      this.ask((now, nowMs) => removeNode(now, { id, force }, { nowMs, newId: world.newId, randomBytes }));
     }
     for (const [worker, wish] of this.joining) {
       if (view.get('node', worker.id) !== undefined) {
@@ -65,7 +67,8 @@ export class NodeGroup {
         world.swarmChecker.mark('node joined');
         worker.start();
       } else if (wish.looks++ % ASK_AGAIN_LOOKS === 0) {
-        this.ask((now) => ({ ok: true, value: { actions: now.get('node', worker.id) === undefined ? [createAction('node', nodeObject(worker))] : [] } }));
+        const creation = [createAction('node', nodeObject(worker))];
+        this.ask((now) => ({ ok: true, value: { actions: now.get('node', worker.id) === undefined ? creation : [] } }));
       }
     }
     world.clock.after(LOOK_MS, () => this.look());

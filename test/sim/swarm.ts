@@ -12,6 +12,7 @@ import { RaftNode } from '../../src/core/raft/raft.js';
 import { schedule } from '../../src/core/scheduler/scheduler.js';
 import { createAction } from '../../src/core/store/actions.js';
 import { awaitedRevision } from '../../src/core/store/soft.js';
+import { Store } from '../../src/core/store/store.js';
 import type { ReadTx } from '../../src/core/store/view.js';
 import { Prng } from '../../src/lib/prng.js';
 import { durationFromMs, timestampFromMs } from '../../src/lib/time.js';
@@ -38,7 +39,7 @@ import { SimWorker } from './worker.js';
 
 export const CORE = {
   decide, allocate, expireNodes, nodeReady, nodesUnknown, taskStatuses, clusterRows, diffRows, rowsForNode, orchestrate, schedule,
-  awaitedRevision, assignmentsOf, diffAssignments,
+  awaitedRevision, assignmentsOf, diffAssignments, Store,
 };
 export type Core = typeof CORE;
 export type SwarmBug = 'deposed-goes-on' | 'acks-before-installed';
@@ -106,7 +107,8 @@ function newWorld(options: SwarmOptions): SwarmWorld {
   const failRates = random.pick([0, 0.02, 0.15]);
   const world: SwarmWorld & { swarmChecker: SwarmChecker; failing: boolean } = {
     clock, random, network: new SimNetwork(clock, random), checker: new Checker(hasher), hasher,
-    shared: new Shared(hasher, options.checked === true), hosts, raftClass: RaftNode, bugs: new Set(),
+    shared: new Shared(hasher, options.checked === true), hosts, raftClass: RaftNode, storeClass: (options.core ?? CORE).Store,
+    bugs: new Set(),
     marks: new Map(), scale: SCALE, snapshotScale: SNAPSHOT_SCALE, managers, workers: new Map(),
     trace: options.trace === undefined ? undefined : (text) => options.trace?.(`${(clock.nowMs / 1000).toFixed(3)} ${text}`),
     core: options.core ?? CORE, swarmBugs: new Set(options.bugs ?? []), failing: true,

@@ -1,4 +1,4 @@
-// Builds, then runs the simulator: `npm run sim -- --seed N [--seeds COUNT] [--minutes M] [--trace]`. See test/sim/main.ts.
+// Builds, then runs the simulator: `npm run sim -- --seed N [--seeds COUNT] [--minutes M] [--raft] [--trace]`. See test/sim/main.ts.
 import { spawnSync } from 'node:child_process';
 import path from 'node:path';
 

@@ -28,3 +28,14 @@ export function durationNs(duration: Duration | undefined): bigint {
 export function durationMs(duration: Duration | undefined): number {
   return duration === undefined ? 0 : Number(duration.seconds) * 1000 + duration.nanos / 1e6;
 }
+
+/** Clocks of managers that are kept right differ by less. */
+const CLOCK_SLACK_MS = 5_000;
+
+/**
+ * When a wait is over that began at a time somebody wrote down. A beginning that lies ahead is of a clock that was put back since,
+ * or of another manager's: nobody waits an hour because of it.
+ */
+export function waitedAt(sinceMs: number, waitMs: number, nowMs: number): number {
+  return sinceMs > nowMs + CLOCK_SLACK_MS ? nowMs : sinceMs + waitMs;
+}

@@ -4,12 +4,14 @@
 import { clone, create } from '@bufbuild/protobuf';
 import { createNetwork, removeNetwork } from '../../src/core/control/networks.js';
 import { updateNode } from '../../src/core/control/nodes.js';
+import { createPayload, removePayload } from '../../src/core/control/payloads.js';
 import { createService, removeService, updateService } from '../../src/core/control/services.js';
 import type { ReadTx } from '../../src/core/store/view.js';
 import type { Result } from '../../src/lib/result.js';
 import {
-  AnnotationsSchema, DriverSchema, NetworkSpecSchema, NodeSpecSchema, NodeSpec_Availability, PortConfig_Protocol,
-  PortConfig_PublishMode, ServiceSpecSchema, UpdateConfig_FailureAction, UpdateConfig_UpdateOrder, type Service, type ServiceSpec, type StoreAction,
+  AnnotationsSchema, ConfigReferenceSchema, ConfigSpecSchema, DriverSchema, NetworkSpecSchema, NodeSpecSchema, NodeSpec_Availability,
+  PortConfig_Protocol, PortConfig_PublishMode, SecretReferenceSchema, SecretSpecSchema, ServiceSpecSchema, UpdateConfig_FailureAction,
+  UpdateConfig_UpdateOrder, type Service, type ServiceSpec, type StoreAction,
 } from '../../src/model/proto/swarmkit_pb.js';
 import { serviceSpec } from '../unit/harness.js';
 import { until, type Process } from './process.js';
@@ -21,6 +23,7 @@ type Request = (view: ReadTx, nowMs: number) => Built;
 
 const SERVICES_MAX = 6;
 const NETWORKS_MAX = 4;
+const PAYLOADS_MAX = 3;
 const REPLICAS_MAX = 5;
 const ANSWER_MS = 25_000;
 const GAP_MS_MAX = 1_500;
@@ -119,25 +122,55 @@ export class ApiClient {
       return (now) => removeService(now, id);
     }
     if (roll < 70) return this.availability(view);
-    return this.update(random.pick(services));
+    if (roll < 78) return this.payload(view);
+    return this.update(view, random.pick(services));
   }
 
   private creation(view: ReadTx): Request {
     const { random, newId } = this.world;
     const networks = view.list('network').filter((network) => network.spec?.ingress !== true && random.chance(0.5)).map(({ id }) => id);
     const published = random.chance(0.4);
+    const publishMode = random.pick([PortConfig_PublishMode.INGRESS, PortConfig_PublishMode.INGRESS, PortConfig_PublishMode.HOST]);
     const spec = serviceSpec(`s${random.below(2 * SERVICES_MAX)}`, {
       replicas: random.between(1, REPLICAS_MAX), global: random.chance(0.2), networks, dnsrr: !published && random.chance(0.2),
       image: 'app:1', restart: { delayMs: random.pick([0, 100, 1_000]) },
-      ports: published
-        ? [{ protocol: PortConfig_Protocol.TCP, targetPort: 80, publishedPort: random.pick(PORTS), publishMode: PortConfig_PublishMode.INGRESS }] : [],
+      ports: published ? [{ protocol: PortConfig_Protocol.TCP, targetPort: 80, publishedPort: random.pick(PORTS), publishMode }] : [],
       update: {
         parallelism: random.between(0, 2), delayMs: random.pick([0, 300]), monitorMs: random.pick([0, 500]),
         order: random.pick([UpdateConfig_UpdateOrder.STOP_FIRST, UpdateConfig_UpdateOrder.START_FIRST]),
         failureAction: random.pick([UpdateConfig_FailureAction.CONTINUE, UpdateConfig_FailureAction.ROLLBACK]), maxFailureRatio: 0.3,
       },
     });
+    this.give(spec, view);
     return (now, nowMs) => createService(now, clone(ServiceSpecSchema, spec), { nowMs, newId, randomBytes: (length) => new Uint8Array(length) });
+  }
+
+  private payload(view: ReadTx): Request {
+    const { random, newId } = this.world;
+    const kind = random.pick(['secret', 'config'] as const);
+    const known = view.list(kind);
+    if (known.length >= PAYLOADS_MAX || (known.length > 0 && random.chance(0.4))) {
+      const { id } = random.pick<{ readonly id: string }>(known);
+      return (now) => removePayload(now, kind, id);
+    }
+    const init = { annotations: create(AnnotationsSchema, { name: `${kind}${random.below(2 * PAYLOADS_MAX)}` }), data: Uint8Array.of(1) };
+    const spec = kind === 'secret' ? create(SecretSpecSchema, init) : create(ConfigSpecSchema, init);
+    return (now, nowMs) => createPayload(now, kind, spec, { nowMs, newId, randomBytes: (length) => new Uint8Array(length) });
+  }
+
+  /** Names some of the secrets and configs there are. */
+  private give(spec: ServiceSpec, view: ReadTx): void {
+    const { random } = this.world;
+    if (spec.task?.runtime.case !== 'container') return;
+    const { value } = spec.task.runtime;
+    const nameOf = (object: { readonly spec?: { readonly annotations?: { readonly name: string } | undefined } | undefined }): string =>
+      object.spec?.annotations?.name ?? '';
+    value.secrets = view.list('secret').filter(() => random.chance(0.3)).map((secret) => create(SecretReferenceSchema, {
+      secretId: secret.id, secretName: nameOf(secret), target: { case: 'file', value: { name: secret.id } },
+    }));
+    value.configs = view.list('config').filter(() => random.chance(0.3)).map((config) => create(ConfigReferenceSchema, {
+      configId: config.id, configName: nameOf(config), target: { case: 'file', value: { name: config.id } },
+    }));
   }
 
   private networkCreation(): Request {
@@ -149,12 +182,13 @@ export class ApiClient {
     return (now, nowMs) => createNetwork(now, clone(NetworkSpecSchema, spec), { nowMs, newId, randomBytes: (length) => new Uint8Array(length) });
   }
 
-  private update({ id, meta, spec }: Service): Request {
+  private update(view: ReadTx, { id, meta, spec }: Service): Request {
     const { random, newId } = this.world;
     const next: ServiceSpec = clone(ServiceSpecSchema, spec ?? create(ServiceSpecSchema));
     const kind = random.below(4);
     if (kind < 2 && next.mode.case === 'replicated') next.mode.value.replicas = BigInt(random.between(0, REPLICAS_MAX));
     else if (kind === 2 && next.task !== undefined) next.task.forceUpdate += 1n;
+    else if (random.chance(0.3)) this.give(next, view);
     else if (next.task?.runtime.case === 'container') next.task.runtime.value.image = `app:${random.below(5)}`;
     const version = meta?.version?.index ?? 0n;
     const rollback = random.chance(0.05);

@@ -1,11 +1,13 @@
 // What goes wrong with the simulated nodes: agents, data planes and machines end and start again, nodes are cut off from
-// the managers, tables are installed late.
+// the managers or removed from the swarm, tables are installed late.
 
+import { NodeGroup } from './nodegroup.js';
 import type { SwarmWorld } from './swarm.js';
 import type { SimWorker } from './worker.js';
 
 export class Churn {
   private readonly world: SwarmWorld;
+  private readonly group: NodeGroup;
   private readonly gapMsMax: number;
   private readonly mix: readonly (() => void)[];
   count = 0;
@@ -13,6 +15,7 @@ export class Churn {
 
   constructor(world: SwarmWorld) {
     this.world = world;
+    this.group = new NodeGroup(world);
     const { random } = world;
     this.gapMsMax = random.pick([500, 2_000, 8_000]);
     const all = [
@@ -24,12 +27,14 @@ export class Churn {
       () => this.anyNode().crashPlane(),
       () => { this.anyNode().installMsMax = random.pick([5, 40, 300, 2_000]); },
       () => [...world.workers.values()].forEach((worker) => this.crash(worker, random.between(100, 5_000))),
+      () => this.group.remove(this.anyNode(), random.chance(0.5)),
     ];
     const mixed = all.flatMap((action) => Array.from({ length: random.pick([0, 1, 1, 3]) }, () => action));
     this.mix = mixed.length === 0 ? all : mixed;
   }
 
   start(): void {
+    this.group.start();
     this.plan();
   }
 
@@ -74,7 +79,7 @@ export class Churn {
   }
 
   private startAgain(worker: SimWorker): void {
-    if (!this.stopped) worker.start();
+    if (!this.stopped && this.world.workers.get(worker.id) === worker) worker.start();
   }
 
   private cutOff(worker: SimWorker, ms: number): void {

@@ -8,11 +8,10 @@ import type { Store } from '../../src/core/store/store.js';
 import { timestampFromMs } from '../../src/lib/time.js';
 import { CommandSchema } from '../../src/model/proto/skein_pb.js';
 import { AnnotationsSchema, PairSchema, ServiceSchema, ServiceSpecSchema } from '../../src/model/proto/swarmkit_pb.js';
-import type { Host, World } from './host.js';
+import { EPOCH_MS, type Host, type World } from './host.js';
 
 const KEYS = ['a', 'b', 'c', 'd'];
 const ATTEMPTS_MAX = 12;
-const EPOCH_MS = 1_700_000_000_000;
 
 export interface ClientStats {
   reads: number;

@@ -6,6 +6,8 @@ import { Host, type World } from './host.js';
 
 const VOTERS_MAX = 5;
 const HOSTS_MAX = 8;
+/** Of the time of day: badly kept clocks, a time zone taken for another one, a clock that was never set. */
+const SKEWS_MS = [0, 40, -40, 3_000, -3_000, 60_000, -60_000, 3_600_000, -3_600_000, -40 * 24 * 3_600_000];
 
 export class Faults {
   readonly counts = new Map<string, number>();
@@ -44,6 +46,7 @@ export class Faults {
       if (!host.up) host.start();
       host.disk.writeMsMax = 5;
       host.pace = 1;
+      host.skewMs = 0;
     }
   }
 
@@ -76,6 +79,8 @@ export class Faults {
     ['slow disk', () => this.slowDisk(this.anyHost())],
     ['slow disk of the leader', () => this.slowDisk(this.leader())],
     ['clock pace', () => { this.anyHost().pace = this.world.random.pick([0.3, 0.7, 1, 1.5, 4]); }],
+    ['clock jump', () => { this.anyHost().skewMs = this.world.random.pick(SKEWS_MS); }],
+    ['clocks right', () => [...this.world.hosts.values()].forEach((host) => { host.skewMs = 0; })],
     ['transfer', () => this.transfer(this.leader(), this.anyHost())],
     ['candidates', () => this.candidates()],
     ['candidates, then restarts', () => {

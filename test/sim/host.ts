@@ -5,7 +5,7 @@ import { toBinary } from '@bufbuild/protobuf';
 import { decodeConfChange } from '../../src/core/raft/confchange.js';
 import type { RaftNode } from '../../src/core/raft/raft.js';
 import type { ConfState, Entry, Message, Ready } from '../../src/core/raft/types.js';
-import { Store, type Applied } from '../../src/core/store/store.js';
+import type { Applied, Store } from '../../src/core/store/store.js';
 import type { Prng } from '../../src/lib/prng.js';
 import type { AppError, Result } from '../../src/lib/result.js';
 import { StoreStateSchema, type Command } from '../../src/model/proto/skein_pb.js';
@@ -37,6 +37,7 @@ export interface World {
   readonly shared: Shared;
   readonly hosts: Map<bigint, Host>;
   readonly raftClass: typeof RaftNode;
+  readonly storeClass: typeof Store;
   readonly bugs: ReadonlySet<ShellBug>;
   readonly marks: Map<Mark, number>;
   readonly trace: ((text: string) => void) | undefined;
@@ -64,6 +65,7 @@ interface PendingRead {
   index: bigint | undefined;
 }
 
+export const EPOCH_MS = 1_700_000_000_000;
 const TICK_MS = 40;
 /** The hash of the state is carried on from command to command; so often it is computed from all the store holds. */
 const WHOLE_STATE_INTERVAL = 8n;
@@ -76,6 +78,8 @@ export class Host {
   up = false;
   /** Of the clock: 1 is right. */
   pace = 1;
+  /** Of the time of day: 0 is right. */
+  skewMs = 0;
   raft!: RaftNode;
   store!: Store;
   applied = 0n;
@@ -130,6 +134,11 @@ export class Host {
     });
     this.later(random.between(1, TICK_MS), () => this.tick());
     if (this.life > 1) this.mark('restart');
+  }
+
+  /** The time of day as this machine has it. */
+  nowMs(): number {
+    return EPOCH_MS + Math.floor(this.world.clock.nowMs) + this.skewMs;
   }
 
   private mark(mark: Mark): void {
@@ -326,7 +335,7 @@ export class Host {
   /** The state machine from the newest snapshot; the log follows as it is committed. */
   private restore(): void {
     const { index, data, confState } = this.disk.snapshot;
-    this.store = new Store();
+    this.store = new this.world.storeClass();
     this.hash = new StateHash(this.world, this.store);
     this.applied = index;
     if (index > 0n) this.load(index, data, confState);

@@ -36,7 +36,8 @@ export type Answer =
   /** The process ended, or never answered. */
   | { readonly kind: 'crashed'; readonly seed: number; readonly message: string };
 
-export async function perform(job: Job): Promise<Answer> {
+/** `alive` is called after every seed, in a turn of its own. */
+export async function perform(job: Job, alive: () => void): Promise<Answer> {
   const one = await simulation(job);
   let run: Run | undefined;
   for (let seed = job.seed; seed < job.seed + (job.seeds ?? 1); seed++) {
@@ -46,6 +47,8 @@ export async function perform(job: Job): Promise<Answer> {
       const { name, message } = error as Error;
       return { kind: 'violated', seed, name, message };
     }
+    alive();
+    await new Promise((resolve) => setImmediate(resolve));
   }
   return { kind: 'held', run: run as Run };
 }

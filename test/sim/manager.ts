@@ -2,7 +2,7 @@
 // real ones; this gives them their turn in a term, carries them into the log, and serves the nodes while it leads.
 
 import type { AssignmentChange, StoreAction, TaskStatus } from '../../src/model/proto/swarmkit_pb.js';
-import { EMPTY_SET, assignmentsOf, diffAssignments, type AssignmentSet } from '../../src/core/dispatcher/assignments.js';
+import { EMPTY_SET, type AssignmentSet } from '../../src/core/dispatcher/assignments.js';
 import { Sessions } from '../../src/core/dispatcher/sessions.js';
 import type { ClusterRows } from '../../src/core/network/rows.js';
 import { inBatches } from '../../src/core/store/batches.js';
@@ -19,6 +19,8 @@ import type { SwarmWorld } from './swarm.js';
 export const PERIOD_MS = 1_000;
 const PUSH_MS = 6;
 const REFUSAL_MS = 1_000;
+/** A clock may be put forward while one waits by it. */
+const WAIT_MS_MAX = 60_000;
 
 export interface RowUpdate {
   readonly revision: bigint;
@@ -77,6 +79,11 @@ export class SimManager {
 
   get leads(): boolean {
     return this.host.up && this.leadership !== undefined;
+  }
+
+  /** A clock that does not jump. */
+  private get steadyMs(): number {
+    return this.world.clock.nowMs;
   }
 
   get view(): ReadTx {
@@ -151,7 +158,7 @@ export class SimManager {
     this.acked.clear();
     this.reached = [];
     yield* this.commitInTerm(term, (view) => this.world.core.nodesUnknown(view));
-    for (const node of this.view.list('node')) this.sessions.expect(node.id, this.world.nowMs(), PERIOD_MS);
+    for (const node of this.view.list('node')) this.sessions.expect(node.id, this.steadyMs, PERIOD_MS);
     if (term.ended) return;
     this.leadership = term;
     this.world.swarmChecker.took(term.number);
@@ -178,8 +185,8 @@ export class SimManager {
 
   private* reconcile(term: Term): Process {
     const { core } = this.world;
-    const nowMs = this.world.nowMs();
-    const expired = this.sessions.expire(nowMs);
+    const nowMs = this.host.nowMs();
+    const expired = this.sessions.expire(this.steadyMs);
     for (const nodeId of expired) this.acked.delete(nodeId);
     if (expired.length > 0) yield* this.commitInTerm(term, (view) => core.expireNodes(view, expired, nowMs));
     const input = { nowMs, newId: this.world.newId };
@@ -189,13 +196,13 @@ export class SimManager {
     changed = (yield* this.stage(term, core.schedule({ ...input, view: this.view, soft: this.soft() }), nowMs)) === true || changed;
     if (changed === true) this.raise();
     if (term.ended) return;
-    const dueMs = Math.min(outcome.wakeMs ?? Infinity, this.sessions.nextDeadlineMs() ?? Infinity,
-      changed === undefined ? nowMs + REFUSAL_MS : Infinity);
-    this.arm(dueMs);
+    const waitMs = Math.min((outcome.wakeMs ?? Infinity) - this.host.nowMs(), (this.sessions.nextDeadlineMs() ?? Infinity) - this.steadyMs,
+      changed === undefined ? REFUSAL_MS : Infinity);
+    this.arm(this.steadyMs + Math.min(Math.max(waitMs, 1), WAIT_MS_MAX));
   }
 
   private soft(): Acknowledgements {
-    const steadyMs = this.world.clock.nowMs;
+    const { steadyMs } = this;
     this.reached = reach(this.reached, this.view.index, steadyMs);
     return { acked: this.acked, reached: this.reached, steadyMs };
   }
@@ -203,7 +210,7 @@ export class SimManager {
   private arm(dueMs: number): void {
     if (dueMs >= this.armedMs) return;
     this.armedMs = dueMs;
-    this.later(Math.max(dueMs - this.world.nowMs(), 1), () => {
+    this.later(dueMs - this.steadyMs, () => {
       if (this.armedMs !== dueMs) return;
       this.armedMs = Infinity;
       this.raise();
@@ -237,7 +244,7 @@ export class SimManager {
   /** What the leader decides of the nodes: it counts in its term only, and is decided anew after a race. */
   private* commitInTerm(term: Term, build: (view: ReadTx) => readonly StoreAction[]): Process {
     for (let attempt = 0; attempt < COMMIT_TRIES && !term.ended; attempt++) {
-      if ((yield* this.stage(term, build(this.view), this.world.nowMs())) !== undefined) return;
+      if ((yield* this.stage(term, build(this.view), this.host.nowMs())) !== undefined) return;
     }
   }
 
@@ -258,7 +265,7 @@ export class SimManager {
       answer(undefined);
       return;
     }
-    const registered = this.sessions.register(nodeId, previousId, this.world.newId(), this.world.nowMs(), PERIOD_MS);
+    const registered = this.sessions.register(nodeId, previousId, this.world.newId(), this.steadyMs, PERIOD_MS);
     if (!registered.ok) {
       answer(undefined);
       return;
@@ -271,7 +278,7 @@ export class SimManager {
   }
 
   heartbeat(nodeId: string, sessionId: string): boolean {
-    return this.leads && this.sessions.heartbeat(nodeId, sessionId, this.world.nowMs(), PERIOD_MS) === 'ok';
+    return this.leads && this.sessions.heartbeat(nodeId, sessionId, this.steadyMs, PERIOD_MS) === 'ok';
   }
 
   report(nodeId: string, sessionId: string, updates: readonly { taskId: string; status: TaskStatus }[], answer: (taken: boolean) => void): void {
@@ -337,8 +344,9 @@ export class SimManager {
   }
 
   private pushAssignments(served: Served): void {
-    const set = assignmentsOf(this.view, served.nodeId);
-    const changes = diffAssignments(served.sent, set);
+    const { core } = this.world;
+    const set = core.assignmentsOf(this.view, served.nodeId);
+    const changes = core.diffAssignments(served.sent, set);
     const complete = !served.hasSent;
     served.sent = set;
     if (!complete && changes.length === 0) return;

@@ -10,6 +10,7 @@ import type { Answer, Job } from './jobs.js';
 const CHILD_OPTIONS = ['--max-semi-space-size=64', '--enable-source-maps'];
 /** One is worked on, one waits in the pipe. */
 const AHEAD = 2;
+/** For a seed. */
 const ANSWER_MS = 120_000;
 
 export interface PoolOptions {
@@ -63,6 +64,10 @@ class Pool {
       else timer = setTimeout(() => { silent = true; child.kill('SIGKILL'); }, this.options.answerMs ?? ANSWER_MS);
     };
     child.on('message', (answer) => {
+      if (answer === 'alive') {
+        timer?.refresh();
+        return;
+      }
       this.take(inHand.shift() as number, answer as Answer);
       more();
     });

@@ -76,7 +76,7 @@ export class Proposer {
   /** `unanswered`: it may yet be done. */
   * commit(who: string, build: (view: ReadTx, nowMs: number) => Result<{ actions: readonly StoreAction[] }>): Process<'done' | 'unanswered' | AppError> {
     for (let attempt = 0; attempt < COMMIT_TRIES; attempt++) {
-      const nowMs = this.world.nowMs();
+      const nowMs = this.host.nowMs();
       const built = build(this.host.store, nowMs);
       if (!built.ok) return built.error;
       if (built.value.actions.length === 0) return 'done';

@@ -4,7 +4,7 @@
 
 import { create } from '@bufbuild/protobuf';
 import type { Action } from '../../src/core/agent/decide.js';
-import type { AssignmentSet } from '../../src/core/dispatcher/assignments.js';
+import { EMPTY_SET, type AssignmentSet } from '../../src/core/dispatcher/assignments.js';
 import { timestampFromMs } from '../../src/lib/time.js';
 import { TaskState, TaskStatusSchema, type Task, type TaskStatus } from '../../src/model/proto/swarmkit_pb.js';
 import type { SwarmWorld } from './swarm.js';
@@ -25,6 +25,7 @@ export class Runners {
   private readonly world: SwarmWorld;
   private readonly nodeId: string;
   private readonly report: (taskId: string, status: TaskStatus) => void;
+  private set: AssignmentSet = EMPTY_SET;
   private life = 0;
   private up = false;
 
@@ -42,7 +43,7 @@ export class Runners {
       runner.busy = undefined;
       const { state } = runner.status;
       if (state >= TaskState.STARTING && state <= TaskState.RUNNING) {
-        if (!runner.running) this.set(runner, TaskState.FAILED);
+        if (!runner.running) this.become(runner, TaskState.FAILED);
         else this.live(runner);
       } else if (state >= TaskState.PREPARING && state < TaskState.STARTING) {
         runner.status = create(TaskStatusSchema, { ...runner.status, state: TaskState.ACCEPTED });
@@ -67,6 +68,7 @@ export class Runners {
 
   /** As Tasks.assign. */
   assign(set: AssignmentSet): void {
+    this.set = set;
     for (const [id, task] of set.tasks) {
       const runner = this.all.get(id);
       if (runner === undefined) {
@@ -108,8 +110,12 @@ export class Runners {
     if (action === 'none') return;
     const { random } = this.world;
     runner.busy = action;
-    if (action === 'prepare') this.set(runner, TaskState.PREPARING);
-    if (action === 'start') this.set(runner, TaskState.STARTING);
+    if (action === 'prepare') {
+      // As the agent does: what a task names is read when its files are made.
+      if (runner.assigned) this.world.swarmChecker.begun(this.nodeId, runner.task, this.set);
+      this.become(runner, TaskState.PREPARING);
+    }
+    if (action === 'start') this.become(runner, TaskState.STARTING);
     if (action === 'shutdown') runner.stopping = true;
     const slow = random.chance(0.05) ? 10 : 1;
     this.later(random.between(1, action === 'accept' || action === 'release' ? 5 : 120) * slow, () => {
@@ -123,18 +129,18 @@ export class Runners {
     const { random, failRate } = this.world;
     switch (action) {
       case 'accept':
-        return this.set(runner, TaskState.ACCEPTED);
+        return this.become(runner, TaskState.ACCEPTED);
       case 'prepare':
         runner.sandbox = true;
-        return this.set(runner, random.chance(failRate()) ? TaskState.REJECTED : TaskState.READY);
+        return this.become(runner, random.chance(failRate()) ? TaskState.REJECTED : TaskState.READY);
       case 'start':
-        if (random.chance(failRate())) return this.set(runner, TaskState.FAILED);
+        if (random.chance(failRate())) return this.become(runner, TaskState.FAILED);
         runner.running = true;
         this.world.swarmChecker.started(this.nodeId, runner.task);
         return this.live(runner);
       case 'shutdown':
         runner.running = false;
-        return this.set(runner, TaskState.SHUTDOWN);
+        return this.become(runner, TaskState.SHUTDOWN);
       case 'release':
         runner.sandbox = false;
         return undefined;
@@ -151,19 +157,19 @@ export class Runners {
     const { random, failRate } = this.world;
     if (runner.status.state === TaskState.STARTING) {
       this.later(random.between(1, 100), () => {
-        if (runner.status.state === TaskState.STARTING && !runner.stopping && runner.running) this.set(runner, TaskState.RUNNING);
+        if (runner.status.state === TaskState.STARTING && !runner.stopping && runner.running) this.become(runner, TaskState.RUNNING);
       });
     }
     if (!random.chance(failRate())) return;
     this.later(random.between(100, 8_000), () => {
       if (!runner.running || runner.stopping) return;
       runner.running = false;
-      this.set(runner, random.chance(0.3) ? TaskState.COMPLETE : TaskState.FAILED);
+      this.become(runner, random.chance(0.3) ? TaskState.COMPLETE : TaskState.FAILED);
       this.step(runner);
     });
   }
 
-  private set(runner: Runner, state: TaskState): void {
+  private become(runner: Runner, state: TaskState): void {
     if (state < runner.status.state) return;
     if (state > TaskState.RUNNING) runner.running = false;
     runner.status = create(TaskStatusSchema, { state, timestamp: timestampFromMs(this.world.nowMs()) });

@@ -2,6 +2,7 @@
 // must come to rest: a leader, equal replicas, and operations that are answered. All of it from one seed.
 
 import { RaftNode } from '../../src/core/raft/raft.js';
+import { Store } from '../../src/core/store/store.js';
 import { Prng } from '../../src/lib/prng.js';
 import { Checker, Violation, digest } from './checker.js';
 import { Client } from './clients.js';
@@ -50,7 +51,7 @@ export function simulate(options: Options): Outcome {
   const world: World = {
     clock, random, network: new SimNetwork(clock, random), checker: new Checker(hasher), hasher,
     shared: new Shared(hasher, options.checked === true), hosts: new Map(),
-    raftClass: options.raftClass ?? RaftNode, bugs: new Set(options.bugs ?? []),
+    raftClass: options.raftClass ?? RaftNode, storeClass: Store, bugs: new Set(options.bugs ?? []),
     marks: new Map(), scale: 1, snapshotScale: 1,
     trace: options.trace === undefined ? undefined : (text) => options.trace?.(`${(clock.nowMs / 1000).toFixed(3)} ${text}`),
   };

@@ -1,15 +1,15 @@
 // What must hold in the whole swarm. Each applied command is looked at once, by whichever manager applies it first: what it
 // changed is held against all that was before and against what the machines really do (processes, tables).
 
+import type { AssignmentSet } from '../../src/core/dispatcher/assignments.js';
 import type { Entry } from '../../src/core/raft/types.js';
 import type { ReadTx, StoreEvent } from '../../src/core/store/view.js';
-import { timestampMs } from '../../src/lib/time.js';
 import { addressOf, vniOf } from '../../src/model/network.js';
 import {
   NodeStatus_State, TaskState, UpdateConfig_UpdateOrder, type Network, type Node, type Service, type Task,
 } from '../../src/model/proto/swarmkit_pb.js';
 import type { Command, Row } from '../../src/model/proto/skein_pb.js';
-import { ingressPorts, isGlobal, isRunnable, isTerminal, stateOf } from '../../src/model/task.js';
+import { hostPorts, ingressPorts, isGlobal, isRunnable, isTerminal, stateOf } from '../../src/model/task.js';
 import { Violation } from './checker.js';
 import type { SwarmWorld } from './swarm.js';
 
@@ -20,7 +20,8 @@ const PREDECESSOR_MS = 60_000;
 /** Things that must happen somewhere for a run to mean something. */
 export const SWARM_MARKS = [
   'task placed', 'address reused', 'drain acknowledged', 'drain timed out', 'node down', 'node back', 'service removed', 'network removed',
-  'task restarted', 'update completed', 'start-first overlap', 'task replaced from a lost node',
+  'task restarted', 'update completed', 'start-first overlap', 'task replaced from a lost node', 'node removed', 'node joined', 'host port used again',
+  'secret used',
 ] as const;
 export type SwarmMark = (typeof SWARM_MARKS)[number];
 
@@ -42,6 +43,9 @@ export class SwarmChecker {
   private readonly startFirst = new Set<string>();
   /** When each drain took effect. */
   private readonly drains = new Map<string, number>();
+  /** When it was told that the task runs, and when the task was last heard of. */
+  private readonly ran = new Map<string, number>();
+  private readonly changed = new Map<string, number>();
   private stageTerm = 0n;
 
   constructor(world: SwarmWorld) {
@@ -62,6 +66,7 @@ export class SwarmChecker {
 
   /** A process begins. */
   started(nodeId: string, task: Task): void {
+    this.hostPorts(nodeId, task);
     for (const worker of this.world.workers.values()) {
       if (worker.id === nodeId) continue;
       for (const runner of worker.runners.all.values()) {
@@ -71,6 +76,36 @@ export class SwarmChecker {
           this.hold(!addressesOf(task).includes(address), () => `processes of ${task.id} on ${nodeId} and ${runner.task.id} on ${worker.id} have ${address}`);
         }
       }
+    }
+  }
+
+  /** On one machine a host-mode port is one process's. */
+  private hostPorts(nodeId: string, task: Task): void {
+    const ports = hostPorts(task.endpoint?.ports).filter(({ publishedPort }) => publishedPort > 0).map(portKey);
+    if (ports.length === 0) return;
+    for (const { running, task: other } of this.world.workers.get(nodeId)?.runners.all.values() ?? []) {
+      if (other.id === task.id) continue;
+      const shared = hostPorts(other.endpoint?.ports).map(portKey).find((port) => ports.includes(port));
+      if (shared === undefined) continue;
+      this.hold(!running, () => `tasks ${task.id} and ${other.id} both have port ${shared} of ${nodeId}`);
+      this.mark('host port used again');
+    }
+  }
+
+  /** What a node was given is what its tasks name, no more; and a task that begins has all it names, unless that was removed. */
+  assigned(nodeId: string, set: AssignmentSet): void {
+    const named = new Set([...set.tasks.values()].flatMap((task) => [...payloadsOf(task)]));
+    for (const id of [...set.secrets.keys(), ...set.configs.keys()]) {
+      this.hold(named.has(id), () => `${nodeId} holds ${id}, which no task of it names`);
+    }
+  }
+
+  begun(nodeId: string, task: Task, set: AssignmentSet): void {
+    for (const id of payloadsOf(task)) {
+      this.mark('secret used');
+      const view = this.world.newest();
+      const gone = view.get('secret', id) === undefined && view.get('config', id) === undefined;
+      this.hold(gone || set.secrets.has(id) || set.configs.has(id), () => `task ${task.id} begins on ${nodeId} without ${id}`);
     }
   }
 
@@ -90,6 +125,7 @@ export class SwarmChecker {
     const places = new Set<string>();
     for (const event of events) {
       if (event.kind === 'task') {
+        this.changed.set(event.object.id, nowMs);
         this.task(view, event.object, event.action === 'remove', event.old, decided, nowMs, kind === 'stage');
         places.add(event.object.serviceId);
       } else if (event.kind === 'node') this.node(event.object, event.old, entry.index);
@@ -110,6 +146,7 @@ export class SwarmChecker {
     this.hold(stateOf(task) >= stateOf(old), () => `task ${task.id} goes from ${TaskState[stateOf(old)]} back to ${TaskState[stateOf(task)]}`);
     this.hold(task.desiredState >= old.desiredState, () => `task ${task.id} is wanted less final than before`);
     this.hold(old.nodeId === '' || task.nodeId === old.nodeId, () => `task ${task.id} moves from ${old.nodeId} to ${task.nodeId}`);
+    if (stateOf(task) === TaskState.RUNNING && stateOf(old) < TaskState.RUNNING) this.ran.set(task.id, nowMs);
     if (task.drainState !== undefined && old.drainState === undefined) this.drains.set(task.id, nowMs);
     if (old.nodeId === '' && task.nodeId !== '') this.mark('task placed');
     if (addressesOf(old).length === 0) for (const address of addressesOf(task)) this.given(view, address, task, decided, nowMs);
@@ -180,7 +217,7 @@ export class SwarmChecker {
     const serving = task.networks.some(({ network }) => network?.spec?.ingress !== true) || ingressPorts(task.endpoint?.ports).length > 0;
     if (!serving || task.networks.length === 0) return;
     // Decided before it ran: nobody sent to it then.
-    if (timestampMs(old.ranAt) > nowMs - DRAIN_MS && old.drainState === undefined) return;
+    if ((this.ran.get(task.id) ?? 0) > nowMs - DRAIN_MS && old.drainState === undefined) return;
     this.hold(task.drainState !== undefined, () => `task ${task.id} is stopped without a drain`);
     if (task.drainState?.timedOut === true) {
       this.mark('drain timed out');
@@ -202,10 +239,10 @@ export class SwarmChecker {
   /** A replacement starts when the one before it has stopped. */
   private begins(view: ReadTx, task: Task, decided: bigint, nowMs: number): void {
     this.mark('task restarted');
-    if (nowMs - timestampMs(task.meta?.createdAt) >= PREDECESSOR_MS) return;
     for (const other of view.tasksOfService(task.serviceId)) {
       if (other.id === task.id || other.slot !== task.slot || (task.slot === 0n && other.nodeId !== task.nodeId)) continue;
       if (isRunnable(other) || stateOf(other) < TaskState.ASSIGNED || isTerminal(other)) continue;
+      if (nowMs - (this.changed.get(other.id) ?? 0) >= PREDECESSOR_MS) continue;
       const node = view.get('node', other.nodeId);
       if (node === undefined || node.status?.state === NodeStatus_State.DOWN || (this.since.get(node.id) ?? 0n) > decided) {
         this.mark('task replaced from a lost node');
@@ -279,6 +316,14 @@ export class SwarmChecker {
       }
     }
   }
+}
+
+/** Ids of the secrets and configs that a task names. */
+function* payloadsOf(task: Task): Generator<string> {
+  const runtime = task.spec?.runtime;
+  if (runtime?.case !== 'container') return;
+  for (const { secretId } of runtime.value.secrets) yield secretId;
+  for (const { configId } of runtime.value.configs) yield configId;
 }
 
 function isWaitedFor(node: Node): boolean {

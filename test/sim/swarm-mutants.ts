@@ -20,13 +20,13 @@ export const SWARM_MUTANTS: Readonly<Record<string, Mutant>> = {
     file: 'orchestrator/slots', from: 'if (place.runnable.length > 0)', to: 'if (place.runnable.some((task) => stateOf(task) === TaskState.RUNNING))',
   },
   'tasks of a lost node are not replaced': {
-    file: 'orchestrator/restart', from: '|| node.status?.state === NodeStatus_State.DOWN', to: '',
+    file: 'orchestrator/restart', from: '|| node.status?.state === NodeStatus_State.DOWN\n', to: '\n',
   },
   'a drained node keeps its tasks': {
     file: 'orchestrator/restart', from: '|| node.spec?.availability === NodeSpec_Availability.DRAIN', to: '',
   },
   'a task starts before the one it replaces has stopped': {
-    file: 'orchestrator/restart', from: 'if (nowMs < giveUpMs && predecessorRuns(input, change, task))', to: 'if (false)',
+    file: 'orchestrator/restart', from: 'if (waitMs > 0)', to: 'if (false)',
   },
   'statuses go backwards': {
     file: 'dispatcher/nodes', from: 'if (status.state < known || known >= TaskState.ORPHANED)', to: 'if (known >= TaskState.ORPHANED)',
@@ -43,6 +43,19 @@ export const SWARM_MUTANTS: Readonly<Record<string, Mutant>> = {
   'a virtual address is given to a task': {
     file: 'allocator/allocator', from: 'take(vip.networkId, vip.addr);', to: 'void vip;',
   },
+  'a host-mode port is taken for free': {
+    file: 'scheduler/scheduler', from: '!candidate.ports.has(portKey(port))', to: 'true',
+  },
+  'secrets come without being asked for': {
+    file: 'dispatcher/assignments', from: 'for (const { secretId } of task.spec.runtime.value.secrets) {',
+    to: 'for (const { id: secretId } of view.list("secret")) {',
+  },
+  'secrets that no task needs any more stay': {
+    file: 'dispatcher/assignments', from: 'if (!after.secrets.has(id))', to: 'if (false)',
+  },
+  'configs are not sent with their tasks': {
+    file: 'dispatcher/assignments', from: "changes.push(update('config', config));", to: ';',
+  },
   'tasks of a removed service stay': {
     file: 'orchestrator/reaper', from: 'if (orphan && task.desiredState < TaskState.REMOVE)', to: 'if (false)',
   },
@@ -55,7 +68,7 @@ export const SWARM_SHELL_MUTANTS: Readonly<Record<SwarmBug, string>> = {
 
 const built = path.resolve(import.meta.dirname, '../../src/core');
 const FILES = [
-  'agent/decide', 'allocator/allocator', 'dispatcher/nodes', 'network/rows', 'orchestrator/orchestrator', 'scheduler/scheduler', 'store/soft',
+  'agent/decide', 'allocator/allocator', 'dispatcher/assignments', 'dispatcher/nodes', 'network/rows', 'orchestrator/orchestrator', 'scheduler/scheduler', 'store/soft', 'store/store',
 ];
 
 /** The core with one of the bugs. */

@@ -4,6 +4,7 @@
 import { create, toBinary } from '@bufbuild/protobuf';
 import { decide } from '../../src/core/agent/decide.js';
 import { allocate } from '../../src/core/allocator/allocator.js';
+import { assignmentsOf, diffAssignments } from '../../src/core/dispatcher/assignments.js';
 import { expireNodes, nodeReady, nodesUnknown, taskStatuses } from '../../src/core/dispatcher/nodes.js';
 import { clusterRows, diffRows, rowsForNode } from '../../src/core/network/rows.js';
 import { orchestrate } from '../../src/core/orchestrator/orchestrator.js';
@@ -11,23 +12,25 @@ import { RaftNode } from '../../src/core/raft/raft.js';
 import { schedule } from '../../src/core/scheduler/scheduler.js';
 import { createAction } from '../../src/core/store/actions.js';
 import { awaitedRevision } from '../../src/core/store/soft.js';
+import { Store } from '../../src/core/store/store.js';
 import type { ReadTx } from '../../src/core/store/view.js';
 import { Prng } from '../../src/lib/prng.js';
 import { durationFromMs, timestampFromMs } from '../../src/lib/time.js';
 import { CommandSchema } from '../../src/model/proto/skein_pb.js';
 import {
-  AnnotationsSchema, ClusterSchema, ClusterSpecSchema, DispatcherConfigSchema, DriverSchema, NetworkSchema, NetworkSpecSchema, NodeRole,
-  NodeSchema, NodeSpecSchema, NodeStatusSchema, NodeStatus_State, OrchestrationConfigSchema, type StoreAction,
+  AnnotationsSchema, ClusterSchema, ClusterSpecSchema, DispatcherConfigSchema, DriverSchema, NetworkSchema, NetworkSpecSchema,
+  OrchestrationConfigSchema, type StoreAction,
 } from '../../src/model/proto/swarmkit_pb.js';
 import { ApiClient } from './api.js';
 import { Checker, Violation, digest } from './checker.js';
 import { Churn } from './churn.js';
 import { Clock } from './clock.js';
 import { Faults } from './faults.js';
-import type { Host, World } from './host.js';
+import { EPOCH_MS, type Host, type World } from './host.js';
 import { PERIOD_MS, SimManager } from './manager.js';
 import { Hasher } from './hashing.js';
 import { SimNetwork } from './network.js';
+import { nodeObject } from './nodegroup.js';
 import { Shared } from './shared.js';
 import { atRest, begin, describe, replicaBehind } from './simulation.js';
 import { notReached } from './wanted.js';
@@ -36,7 +39,7 @@ import { SimWorker } from './worker.js';
 
 export const CORE = {
   decide, allocate, expireNodes, nodeReady, nodesUnknown, taskStatuses, clusterRows, diffRows, rowsForNode, orchestrate, schedule,
-  awaitedRevision,
+  awaitedRevision, assignmentsOf, diffAssignments, Store,
 };
 export type Core = typeof CORE;
 export type SwarmBug = 'deposed-goes-on' | 'acks-before-installed';
@@ -49,6 +52,8 @@ export interface SwarmWorld extends World {
   readonly swarmChecker: SwarmChecker;
   readonly nowMs: () => number;
   readonly newId: () => string;
+  /** Of the next machine. */
+  readonly nextNumber: () => number;
   /** Of a task's next step. */
   readonly failRate: () => number;
   /** The state of whoever has applied most. */
@@ -78,7 +83,6 @@ export interface SwarmOutcome {
   readonly marks: ReadonlyMap<SwarmMark, number>;
 }
 
-const EPOCH_MS = 1_700_000_000_000;
 const REST_MS_MAX = 120_000;
 const REST_STEP_MS = 1_000;
 const REST_TRIES = 10;
@@ -99,16 +103,19 @@ function newWorld(options: SwarmOptions): SwarmWorld {
     return manager;
   };
   let ids = 0;
+  let numbers = 0;
   const failRates = random.pick([0, 0.02, 0.15]);
   const world: SwarmWorld & { swarmChecker: SwarmChecker; failing: boolean } = {
     clock, random, network: new SimNetwork(clock, random), checker: new Checker(hasher), hasher,
-    shared: new Shared(hasher, options.checked === true), hosts, raftClass: RaftNode, bugs: new Set(),
+    shared: new Shared(hasher, options.checked === true), hosts, raftClass: RaftNode, storeClass: (options.core ?? CORE).Store,
+    bugs: new Set(),
     marks: new Map(), scale: SCALE, snapshotScale: SNAPSHOT_SCALE, managers, workers: new Map(),
     trace: options.trace === undefined ? undefined : (text) => options.trace?.(`${(clock.nowMs / 1000).toFixed(3)} ${text}`),
     core: options.core ?? CORE, swarmBugs: new Set(options.bugs ?? []), failing: true,
     swarmChecker: undefined as unknown as SwarmChecker,
     nowMs: () => EPOCH_MS + Math.floor(clock.nowMs),
     newId: () => `id${String(++ids).padStart(6, '0')}`,
+    nextNumber: () => ++numbers,
     failRate: () => (world.failing ? failRates : 0),
     newest: () => [...hosts.values()].reduce((a, b) => (b.store.index > a.store.index ? b : a)).store,
     hooks: {
@@ -142,10 +149,7 @@ function firstObjects(world: SwarmWorld): StoreAction[] {
       annotations: create(AnnotationsSchema, { name: 'ingress' }), driverConfig: create(DriverSchema, { name: 'overlay' }), ingress: true,
     }),
   });
-  const nodes = [...world.workers.values()].map((worker) => createAction('node', create(NodeSchema, {
-    id: worker.id, role: NodeRole.WORKER, spec: create(NodeSpecSchema, { annotations: create(AnnotationsSchema, {}), desiredRole: NodeRole.WORKER }),
-    description: worker.description, status: create(NodeStatusSchema, { state: NodeStatus_State.DOWN }),
-  })));
+  const nodes = [...world.workers.values()].map((worker) => createAction('node', nodeObject(worker)));
   return [createAction('cluster', cluster), createAction('network', ingress), ...nodes];
 }
 
@@ -154,7 +158,7 @@ export function simulateSwarm(options: SwarmOptions): SwarmOutcome {
   const { clock, random } = world;
   begin(world, random.pick([1, 3, 3, 3, 5]));
   const count = random.between(2, 6);
-  for (let i = 1; i <= count; i++) world.workers.set(`node${i}`, new SimWorker(world, i));
+  for (let i = 1; i <= count; i++) world.workers.set(`node${i}`, new SimWorker(world, world.nextNumber()));
   const first = create(CommandSchema, { id: 'bootstrap', time: timestampFromMs(world.nowMs()), actions: firstObjects(world) });
   if (world.hosts.get(1n)?.offer(toBinary(CommandSchema, first)) !== true) throw new Violation('the swarm cannot begin');
   clock.run(clock.nowMs + 500);

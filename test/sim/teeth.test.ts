@@ -10,15 +10,13 @@ import { SWARM_MUTANTS, SWARM_SHELL_MUTANTS } from './swarm-mutants.js';
 
 /** Today the most patient one needs 45. */
 const SEEDS_MAX = 150;
-/** Of all seeds of one bug. */
-const ANSWER_MS = 300_000;
 
 function findsAll(what: string, kind: Job['kind'], minutes: number, bugs: ReadonlyMap<string, string>): void {
   describe(what, () => {
     const found = new Map<string, Answer>();
     before(async () => {
       const jobs = [...bugs.keys()].map((bug): Job => ({ kind, seed: 1, seeds: SEEDS_MAX, minutes, bug }));
-      await runJobs(jobs, { answerMs: ANSWER_MS, onAnswer: (answer, job) => found.set(job.bug ?? '', answer) });
+      await runJobs(jobs, { onAnswer: (answer, job) => found.set(job.bug ?? '', answer) });
     });
     for (const [bug, description] of bugs) {
       it(description, () => {

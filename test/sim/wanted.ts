@@ -13,7 +13,7 @@ export function notReached(world: SwarmWorld): string | undefined {
   const leader = [...world.managers.values()].find(({ leads, host }) => leads && world.hosts.get(host.id) === host);
   if (leader === undefined) return 'nobody leads';
   const { view } = leader;
-  const absent = view.list('node').find((node) => (node.status?.state === NodeStatus_State.READY) !== world.workers.get(node.id)?.up);
+  const absent = view.list('node').find((node) => (node.status?.state === NodeStatus_State.READY) !== (world.workers.get(node.id)?.up === true));
   if (absent !== undefined) return `node ${absent.id} is ${NodeStatus_State[absent.status?.state ?? 0]} (${world.workers.get(absent.id)?.sessionText})`;
   for (const task of view.list('task')) {
     // Nobody can tell of it, and nobody may have what it has.
@@ -39,7 +39,7 @@ function serviceProblem(view: ReadTx, service: Service): string | undefined {
   const wanted = isGlobal(service) ? active.length : Number(service.spec?.mode.case === 'replicated' ? service.spec.mode.value.replicas : 0n);
   const running = tasks.filter((task) => stateOf(task) === TaskState.RUNNING && desiredOf(task) === TaskState.RUNNING);
   // It waits for a port that another service has.
-  if (tasks.some((task) => /^port \d+ is already in use/.test(task.status?.err ?? ''))) return undefined;
+  if (tasks.some((task) => /^port \d+ is already in use|host-mode port already in use/.test(task.status?.err ?? ''))) return undefined;
   if (running.length !== wanted || tasks.length !== wanted) {
     const states = tasks.map((task) => `${task.id} ${TaskState[stateOf(task)]}/${TaskState[task.desiredState]} ${task.status?.err}`);
     return `service ${service.id} has ${running.length} of ${wanted} tasks running (${states.join(', ')})`;

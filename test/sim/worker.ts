@@ -233,6 +233,7 @@ export class SimWorker {
 
   private assigned({ complete, changes }: AssignmentUpdate): void {
     this.set = applyChanges(this.set, complete, changes);
+    this.world.swarmChecker.assigned(this.id, this.set);
     this.runners.assign(this.set);
   }
 

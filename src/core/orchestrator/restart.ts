@@ -3,18 +3,19 @@
 
 import type { Timestamp } from '@bufbuild/protobuf/wkt';
 import { copyOf } from '../../model/message.js';
-import { durationMs, timestampFromMs, timestampMs } from '../../lib/time.js';
+import { durationMs, timestampFromMs, timestampMs, waitedAt } from '../../lib/time.js';
 import {
   NodeSpec_Availability, NodeStatus_State, RestartPolicy_RestartCondition, TaskState,
   type Node, type Service, type Task,
 } from '../../model/proto/swarmkit_pb.js';
 import { desiredOf, isGlobal, isTaskDirty, isTerminal, stateOf } from '../../model/task.js';
+import { hadForMs } from '../store/soft.js';
 import type { Change, Input } from './change.js';
 import type { Place } from './slots.js';
 import { newTask, stopTask } from './tasks.js';
 
 const RESTART_DELAY_DEFAULT_MS = 5000;
-/** How long a replacement waits for the task before it to stop (SwarmKit: one minute). */
+/** How long a replacement waits for the task before it to stop, since that was last heard of (SwarmKit: one minute). */
 export const OLD_TASK_TIMEOUT_MS = 60_000;
 
 /** A node that cannot keep tasks: gone, down or drained. */
@@ -114,14 +115,15 @@ export function reconcileStarts(input: Input, change: Change): void {
     if (task.desiredState !== TaskState.READY || task.drainState !== undefined || change.touched(task.id)) continue;
     // Its service was removed: the reaper ends it.
     if (task.serviceId !== '' && view.get('service', task.serviceId) === undefined) continue;
-    const dueMs = timestampMs(task.startAfter);
+    const createdMs = timestampMs(task.meta?.createdAt);
+    const dueMs = waitedAt(createdMs, timestampMs(task.startAfter) - createdMs, nowMs);
     if (nowMs < dueMs) {
       change.wakeAt(dueMs);
       continue;
     }
-    const giveUpMs = timestampMs(task.meta?.createdAt) + OLD_TASK_TIMEOUT_MS;
-    if (nowMs < giveUpMs && predecessorRuns(input, change, task)) {
-      change.wakeAt(giveUpMs);
+    const waitMs = predecessorWaitMs(input, change, task);
+    if (waitMs > 0) {
+      change.wakeAt(nowMs + waitMs);
       continue;
     }
     if (change.full) return;
@@ -131,16 +133,19 @@ export function reconcileStarts(input: Input, change: Change): void {
   }
 }
 
-/** Another task of the same place is being stopped and still runs on a node that can tell. */
-function predecessorRuns(input: Input, change: Change, task: Task): boolean {
-  return input.view.tasksOfService(task.serviceId).some((other) => {
-    if (other.id === task.id || other.slot !== task.slot) return false;
+/** For how long to wait for another task of the same place, which is being stopped and still runs on a node that can tell. */
+function predecessorWaitMs(input: Input, change: Change, task: Task): number {
+  const { view, soft } = input;
+  let waitMs = 0;
+  for (const other of view.tasksOfService(task.serviceId)) {
+    if (other.id === task.id || other.slot !== task.slot || (task.slot === 0n && other.nodeId !== task.nodeId)) continue;
     // One that this very pass stops counts too.
-    if (desiredOf(other) <= TaskState.RUNNING && !change.touched(other.id)) return false;
-    if (task.slot === 0n && other.nodeId !== task.nodeId) return false;
+    if (desiredOf(other) <= TaskState.RUNNING && !change.touched(other.id)) continue;
     const state = stateOf(other);
-    if (state < TaskState.ASSIGNED || state > TaskState.RUNNING) return false;
-    const node = input.view.get('node', other.nodeId);
-    return node !== undefined && node.status?.state !== NodeStatus_State.DOWN;
-  });
+    if (state < TaskState.ASSIGNED || state > TaskState.RUNNING) continue;
+    const node = view.get('node', other.nodeId);
+    if (node === undefined || node.status?.state === NodeStatus_State.DOWN) continue;
+    waitMs = Math.max(waitMs, OLD_TASK_TIMEOUT_MS - hadForMs(soft, other.meta?.version?.index ?? 0n));
+  }
+  return waitMs;
 }

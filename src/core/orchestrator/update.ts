@@ -3,7 +3,7 @@
 
 import { create } from '@bufbuild/protobuf';
 import { copyOf } from '../../model/message.js';
-import { durationMs, timestampFromMs, timestampMs } from '../../lib/time.js';
+import { durationMs, timestampFromMs, timestampMs, waitedAt } from '../../lib/time.js';
 import {
   TaskState, UpdateConfigSchema, UpdateConfig_FailureAction, UpdateConfig_UpdateOrder, UpdateStatusSchema,
   UpdateStatus_UpdateState, VersionSchema, type Service, type Task, type UpdateConfig,
@@ -81,9 +81,10 @@ function measure(
     }
     lastUpMs = Math.max(lastUpMs, doneMs);
     const old = place.runnable.some((task) => isTaskDirty(service, task));
-    if (!old && dirty.length > 0 && input.nowMs < doneMs + delayMs) {
+    const delayedMs = waitedAt(doneMs, delayMs, input.nowMs);
+    if (!old && dirty.length > 0 && input.nowMs < delayedMs) {
       inFlight += 1;
-      change.wakeAt(doneMs + delayMs);
+      change.wakeAt(delayedMs);
     }
   }
   return { config, rollback, startedMs, dirty, inFlight, failures, total: places.length, lastUpMs };
@@ -188,7 +189,7 @@ function replacementOf(input: Input, service: Service, place: Place, desired: Ta
 function complete(input: Input, change: Change, service: Service, progress: Progress): void {
   const monitorMs = monitorOf(progress.config);
   const waits = progress.config.failureAction !== UpdateConfig_FailureAction.CONTINUE;
-  const doneMs = waits ? progress.lastUpMs + monitorMs : progress.lastUpMs;
+  const doneMs = waitedAt(progress.lastUpMs, waits ? monitorMs : 0, input.nowMs);
   if (input.nowMs < doneMs && progress.total > 0) {
     change.wakeAt(doneMs);
     return;

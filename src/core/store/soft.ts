@@ -22,7 +22,7 @@ export type Reached = readonly { readonly index: bigint; readonly atMs: number }
 
 const REACHED_STEP_MS = 100;
 /** Longer than anybody waits. */
-const REACHED_KEPT_MS = 15_000;
+const REACHED_KEPT_MS = 65_000;
 
 export function reach(reached: Reached, index: bigint, steadyMs: number): Reached {
   const last = reached.at(-1);

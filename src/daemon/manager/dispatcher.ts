@@ -40,7 +40,7 @@ export function dispatcherHandlers(manager: Manager): Record<string, Handler> {
     heartbeat: async (request: HeartbeatRequest, caller: Caller) => {
       const nodeId = nodeIdOf(caller);
       const periodMs = manager.periodMs();
-      check(manager.sessions.heartbeat(nodeId, request.sessionId, Date.now(), periodMs));
+      check(manager.sessions.heartbeat(nodeId, request.sessionId, performance.now(), periodMs));
       manager.liveness.agentHeard(nodeId);
       // A node of ours is heard more often than it is waited for; a stock engine as often as the user set.
       const next = manager.liveness.heartbeatMs(nodeId) ?? periodMs + jitter();
@@ -100,7 +100,7 @@ async function session(manager: Manager, request: SessionRequest, caller: Caller
   const nodeId = nodeIdOf(caller);
   if (manager.view().get('node', nodeId) === undefined) refuse('not_found', 'node not found');
   unwrap(checkDescription(request.description));
-  const registered = manager.sessions.register(nodeId, request.sessionId, newId(randomBytes), Date.now(), manager.periodMs());
+  const registered = manager.sessions.register(nodeId, request.sessionId, newId(randomBytes), performance.now(), manager.periodMs());
   if (!registered.ok) refuse('unavailable', 'node attempted registration too many times');
   const { sessionId } = registered;
   unwrap(await manager.commit((view) => ok({ actions: nodeReady(view, nodeId, request.description, caller.address), value: undefined })));

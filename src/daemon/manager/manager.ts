@@ -91,7 +91,7 @@ export class Manager implements ManagerBackend {
       view: () => this.view(), periodMs: () => this.periodMs(), raftId: consensus.raftId, logger,
       onLost: (nodeId, reason) => {
         this.lost.set(nodeId, reason);
-        this.sessions.lose(nodeId, Date.now());
+        this.sessions.lose(nodeId, performance.now());
         this.dirty.raise();
       },
     });
@@ -305,7 +305,7 @@ export class Manager implements ManagerBackend {
     this.acked.clear();
     this.reached = [];
     this.report('nodes of unknown state', await this.decideParts('nodes of unknown state', (view) => nodesUnknown(view)));
-    for (const node of this.view().list('node')) this.sessions.expect(node.id, Date.now(), this.periodMs());
+    for (const node of this.view().list('node')) this.sessions.expect(node.id, performance.now(), this.periodMs());
     if (term.aborted) return;
     this.leadership = term;
     this.lost.clear();
@@ -331,7 +331,7 @@ export class Manager implements ManagerBackend {
     const stage = async (name: string, actions: readonly StoreAction[]): Promise<void> => {
       if (!term.aborted && await this.stages.run(name, actions, nowMs)) changed = true;
     };
-    const expired = this.sessions.expire(nowMs);
+    const expired = this.sessions.expire(performance.now());
     for (const nodeId of expired) this.acked.delete(nodeId);
     // Each is named once only: a race must not leave it up for good.
     if (expired.length > 0) {
@@ -358,13 +358,14 @@ export class Manager implements ManagerBackend {
   private arm(wakeMs: number | undefined): void {
     clearTimeout(this.timer);
     const deadline = this.sessions.nextDeadlineMs();
-    const next = Math.min(wakeMs ?? Infinity, deadline ?? Infinity);
+    // Sessions go by a clock that does not jump; what the store tells goes by the time of day.
+    const next = Math.min((wakeMs ?? Infinity) - Date.now(), (deadline ?? Infinity) - performance.now());
     if (next === Infinity || this.stopped) return;
-    const waitMs = Math.min(Math.max(next - Date.now(), 1), 60_000);
-    const due = Date.now() + waitMs;
+    const waitMs = Math.min(Math.max(next, 1), 60_000);
+    const due = performance.now() + waitMs;
     this.timer = setTimeout(() => {
       // A manager that was stopped has not waited for anybody meanwhile.
-      const lateMs = Date.now() - due;
+      const lateMs = performance.now() - due;
       if (lateMs > STALL_MS) this.sessions.stalled(lateMs);
       this.dirty.raise();
     }, waitMs);

@@ -64,6 +64,8 @@ export class SkeinNode implements NodeBackend {
   private host: ManagerHost | undefined;
   /** Becoming a manager or a worker, one after the other. */
   private changingRole: Promise<void> = Promise.resolve();
+  /** The part in the swarm that the files tell of, while it is taken up. */
+  private takingUp: Promise<void> = Promise.resolve();
   private renewal: Renewal | undefined;
   /** Why this node's part in its swarm was not taken up at the start; it can only be left. */
   private refused: string | undefined;
@@ -87,7 +89,11 @@ export class SkeinNode implements NodeBackend {
   async start(): Promise<void> {
     await mkdir(this.files.directory, { recursive: true, mode: 0o700 });
     await this.loadFiles();
-    if (this.state !== undefined && this.refused === undefined) await (this.locked ? this.startWorker(this.state) : this.run(this.state));
+    if (this.state !== undefined && this.refused === undefined) {
+      const taking = this.locked ? this.startWorker(this.state) : this.run(this.state);
+      this.takingUp = taking.catch(() => undefined); // Whoever started it has the failure.
+      await taking;
+    }
     // What a forced leave has left behind belongs to no swarm.
     const left = this.inSwarm ? '' : await removeTasks(this.executor);
     if (left !== '') this.parts.logger.error({ tasks: left }, 'tasks of a swarm this node has left could not be removed');
@@ -481,7 +487,7 @@ export class SkeinNode implements NodeBackend {
   /** This node has a manager's certificate and no part in the group. */
   private async becomeManager(): Promise<void> {
     const { state } = this;
-    if (state === undefined || this.host !== undefined) return;
+    if (state === undefined || this.host !== undefined || state.unfit !== undefined) return;
     this.state = { ...state, role: 'manager', raftId: '' };
     await this.saveState(this.state);
     try {
@@ -511,6 +517,8 @@ export class SkeinNode implements NodeBackend {
    * tasks go on, and it can be left or go on alone.
    */
   private async becomeUnfit(reason: string): Promise<void> {
+    // The leader's word may come in the middle of that.
+    await this.takingUp;
     const { state, host, worker } = this;
     if (state === undefined || host === undefined) return;
     const unfit = `it does not know what it told the other managers (${reason}): its state was put back, or its disk lost writes`;

@@ -21,6 +21,8 @@ const NEEDS = [
   // Tests and the demo.
   ['curl', 'curl'], ['dig', 'dnsutils'], ['busybox', 'busybox-static'], ['iperf3', 'iperf3'], ['tcpdump', 'tcpdump'],
   ['conntrack', 'conntrack'],
+  // What the managers are measured beside.
+  ['etcd', 'etcd-server'],
 ];
 const NODE_OLDEST = [20, 19];
 const PATHS = [...new Set([...(process.env.PATH ?? '').split(':'), '/usr/local/sbin', '/usr/sbin', '/sbin', '/usr/bin', '/bin'])];

@@ -81,6 +81,13 @@ export class EtcdGroup implements Group {
     }
   }
 
+  /** The highest any member is in: each election begins one. */
+  async term(): Promise<number> {
+    const answers = await Promise.all(this.members.map(({ client }) => post(client, '/v3/maintenance/status', '{}'))) as
+      ({ raftTerm?: string } | undefined)[];
+    return Math.max(...answers.map((status) => Number(status?.raftTerm ?? 0)));
+  }
+
   private async leader(): Promise<number> {
     for (const [i, { client }] of this.members.entries()) {
       const status = await post(client, '/v3/maintenance/status', '{}') as { header?: { member_id: string }; leader?: string } | undefined;

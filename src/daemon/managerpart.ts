@@ -15,6 +15,8 @@ export interface ManagerPartOptions {
   readonly record: NodeRecord;
   /** Its key may be known to others: another certificate is asked for. */
   readonly onKeyExposed: () => void;
+  /** Resolves once the node's part in the swarm, as its files tell of it, is taken up. */
+  readonly takenUp: () => Promise<void>;
   /** It takes no part any more; the worker's half has to end with it. */
   readonly onUnfit: () => Promise<void>;
   readonly logger: Logger;
@@ -95,7 +97,7 @@ export class ManagerPart {
   /** This node has a manager's certificate and no part in the group. */
   private async becomeManager(): Promise<void> {
     const { record, record: { state }, logger } = this.options;
-    if (state === undefined || this.host !== undefined) return;
+    if (state === undefined || this.host !== undefined || state.unfit !== undefined) return;
     const next: SwarmState = { ...state, role: 'manager', raftId: '' };
     await record.save(next);
     try {
@@ -123,6 +125,8 @@ export class ManagerPart {
    * tasks go on, and it can be left or go on alone.
    */
   private async becomeUnfit(reason: string): Promise<void> {
+    // The leader's word may come in the middle of that.
+    await this.options.takenUp();
     const { host, options: { record, record: { state }, logger, onUnfit } } = this;
     if (state === undefined || host === undefined) return;
     const unfit = `it does not know what it told the other managers (${reason}): its state was put back, or its disk lost writes`;

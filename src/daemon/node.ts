@@ -42,6 +42,8 @@ export class SkeinNode implements NodeBackend {
   private readonly record: NodeRecord;
   private worker: Worker | undefined;
   private readonly part: ManagerPart;
+  /** The part in the swarm that the files tell of, while it is taken up. */
+  private takingUp: Promise<void> = Promise.resolve();
   private renewal: Renewal | undefined;
   /** init, join and leave exclude each other. */
   private changing = false;
@@ -54,8 +56,7 @@ export class SkeinNode implements NodeBackend {
     this.record = new NodeRecord(parts.options.stateDir, parts.logger, parts.onBug);
     this.part = new ManagerPart({
       record: this.record, logger: parts.logger, onBug: parts.onBug,
-      onKeyExposed: () => this.renewal?.rotate(),
-      onUnfit: () => this.endWorker(),
+      onKeyExposed: () => this.renewal?.rotate(), takenUp: () => this.takingUp, onUnfit: () => this.endWorker(),
     });
   }
 
@@ -64,7 +65,11 @@ export class SkeinNode implements NodeBackend {
     await mkdir(record.files.directory, { recursive: true, mode: 0o700 });
     await record.load((state) => addressesNow(this.parts.options, state));
     const { state } = record;
-    if (state !== undefined && record.refused === undefined) await (record.locked ? this.startWorker(state) : this.run(state));
+    if (state !== undefined && record.refused === undefined) {
+      const taking = record.locked ? this.startWorker(state) : this.run(state);
+      this.takingUp = taking.catch(() => undefined); // Whoever started it has the failure.
+      await taking;
+    }
     // What a forced leave has left behind belongs to no swarm.
     const left = record.inSwarm ? '' : await removeTasks(this.executor);
     if (left !== '') this.parts.logger.error({ tasks: left }, 'tasks of a swarm this node has left could not be removed');
@@ -334,16 +339,15 @@ export class SkeinNode implements NodeBackend {
 
   private async startWorker(state: SwarmState): Promise<void> {
     const { parts } = this;
-    const dataPathHost = state.dataPathAddr;
     this.worker = new Worker({
       nodeId: state.nodeId,
       hostname: this.hostname,
       directory: this.record.files.workerDir,
       executor: this.executor,
       dataPlane: parts.dataPlane,
-      dataPathAddr: dataPathHost,
+      dataPathAddr: state.dataPathAddr,
       vxlanPort: state.vxlanPort,
-      underlayMtu: underlayMtu(dataPathHost),
+      underlayMtu: underlayMtu(state.dataPathAddr),
       gatewayBridge: parts.options.gatewayBridge,
       dns: parts.options.dns,
       logger: parts.logger,

@@ -1,5 +1,6 @@
-// Clients of the chaos tests: each writes through one manager after the other, tries again as a real client would, and
-// keeps what was acknowledged. An outcome that was never told may or may not be there; everything else must be.
+// Clients of the chaos tests: some write through one manager after the other, and one for each manager stays with it as
+// long as it answers: a paused manager holds up all who come by, and hides what the others do. They try again as a real
+// client would, and keep what was acknowledged. An outcome that was never told may or may not be there; everything else must be.
 
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ApiError, api } from '../../src/lab/dockerapi.js';
@@ -9,6 +10,7 @@ import { IMAGE } from './fixture.js';
 const REQUEST_MS = 8000;
 const RETRY_MS = 50;
 const PAUSE_MS = 10;
+const RESIDENT_PAUSE_MS = 250;
 
 /** What may be stored under a name: a label, or nothing. */
 export type Value = string | undefined;
@@ -45,7 +47,8 @@ export class Writers {
 
   start(count: number): void {
     this.lastMs = Date.now();
-    this.running = Promise.all(Array.from({ length: count }, (_, id) => this.client(id)));
+    const clients = Array.from({ length: count }, (_, id) => this.client(id));
+    this.running = Promise.all([...clients, ...this.managers.map((_, home) => this.resident(home))]);
     this.running.catch(() => { this.stopped = true; });
   }
 
@@ -74,8 +77,15 @@ export class Writers {
   private async client(id: number): Promise<void> {
     for (let i = 0; !this.stopped; i++) {
       await this.service(`s${id}x${i}`, id + i);
-      if (i % 3 === 0) await this.config(`c${id}x${i}`, id + i);
+      if (i % 3 === 0) await this.config(`c${id}x${i}`, id + i, id + i + 1, (id + i) % 2 === 1);
       await sleep(PAUSE_MS);
+    }
+  }
+
+  private async resident(home: number): Promise<void> {
+    for (let i = 0; !this.stopped; i++) {
+      await this.config(`r${home}x${i}`, home, home, true);
+      await sleep(RESIDENT_PAUSE_MS);
     }
   }
 
@@ -137,11 +147,11 @@ export class Writers {
     if (!said) this.findings.push(`${new Date().toISOString()} ${what}`);
   }
 
-  private async config(name: string, from: number): Promise<void> {
+  private async config(name: string, from: number, then: number, removed: boolean): Promise<void> {
     const body = { Name: name, Labels: {}, Data: Buffer.from(name).toString('base64') };
     const created = await this.send<{ ID: string }>(from, name, '', 'POST', '/v1.40/configs/create', body);
-    if (!this.settled(name, '', created, 409) || created.maybe || from % 2 === 0) return;
-    this.settled(name, undefined, await this.send(from + 1, name, undefined, 'DELETE', `/v1.40/configs/${name}`), 404);
+    if (!this.settled(name, '', created, 409) || created.maybe || !removed) return;
+    this.settled(name, undefined, await this.send(then, name, undefined, 'DELETE', `/v1.40/configs/${name}`), 404);
   }
 
   /** `done`: the refusal that says that an attempt before had been carried out. */

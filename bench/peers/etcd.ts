@@ -2,7 +2,6 @@
 // disk as ours. Writes come from etcdput (gRPC, one thread) at the leader; the gap from its JSON gateway.
 
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import http from 'node:http';
 import { createServer, type AddressInfo } from 'node:net';
 import path from 'node:path';
@@ -10,7 +9,7 @@ import { promisify } from 'node:util';
 import { cpuSeconds, residentMiB } from '../processes.js';
 import type { Group, LoadResult } from '../control.js';
 
-const BINARY = '/usr/bin/etcd';
+const BINARY = 'etcd';
 const SOURCE = path.resolve(import.meta.dirname, '../../../bench/peers/etcdput.c');
 const CONNECTIONS: Readonly<Record<number, readonly [number, number]>> = { 1: [1, 1], 64: [4, 16], 512: [8, 64] };
 const START_MS = 20_000;
@@ -22,11 +21,6 @@ interface Member {
   readonly client: number;
   readonly peer: number;
   child: ChildProcess;
-}
-
-/** Undefined, or why there is nothing to compare with. */
-export function etcdUnsupported(): string | undefined {
-  return existsSync(BINARY) ? undefined : 'unsupported: etcd is not installed (apt-get install etcd-server)';
 }
 
 async function freePort(): Promise<number> {

@@ -1,7 +1,8 @@
 // Runs tests: `node scripts/test.mjs [what...]`, where each `what` is a folder of test/ (unit, conformance, system, ...),
 // `native`, or a file. Without arguments: everything but test/long. Needs a build (npm test makes it).
 // node's test runner gets an explicit list of files, because folders and globs differ between Node 20, 22 and 24.
-// System tests share the machine's namespaces and ports, so their files run one at a time; the others run side by side.
+// System tests share the machine's namespaces and ports, and simulations use every core, so their files run one at a time; the
+// others run side by side.
 import { spawnSync } from 'node:child_process';
 import { existsSync, readdirSync } from 'node:fs';
 import path from 'node:path';
@@ -12,7 +13,8 @@ const root = path.resolve(import.meta.dirname, '..');
 const testRoot = path.join(root, 'test');
 const LAST = 'system';
 const NOT_BY_DEFAULT = ['long'];
-const FILE_TIMEOUT_MS = { system: 360_000, long: 3_600_000, other: 120_000 };
+const ONE_BY_ONE = ['sim', 'system', 'long'];
+const FILE_TIMEOUT_MS = { sim: 900_000, system: 360_000, long: 3_600_000, other: 120_000 };
 const NATIVE_TIMEOUT_MS = 600_000;
 const SLOW_MS = 2000;
 const OUTPUT_KEPT = 4000;
@@ -105,6 +107,8 @@ function report(stream, group, shown) {
   });
   stream.on('test:pass', (data) => count(data, 'pass'));
   stream.on('test:fail', (data) => count(data, 'fail'));
+  // What a simulation tells of itself, its speed above all.
+  stream.on('test:diagnostic', ({ message, nesting }) => group.startsWith('test/sim/') && nesting > 0 && lines.push(`      ${message}`));
   stream.on('test:stderr', ({ file, message }) => {
     stderrOf.set(file, ((stderrOf.get(file) ?? '') + message).slice(-OUTPUT_KEPT));
     if (process.env.SKEIN_TEST_OUTPUT) process.stderr.write(message);
@@ -142,8 +146,8 @@ async function runFiles(label, sources, options) {
 
 async function runGroup(group, sources) {
   const timeout = FILE_TIMEOUT_MS[group] ?? FILE_TIMEOUT_MS.other;
-  if (group !== LAST && group !== 'long') {
-    const ms = await runFiles(`${group} (${sources.length} files)`, sources, { concurrency: true, timeout });
+  if (!ONE_BY_ONE.includes(group)) {
+    const ms = await runFiles(`${group} (${sources.length} files)`, sources, { concurrency: 3, timeout });
     console.log(`    ${(ms / 1000).toFixed(1)} s`);
     return;
   }

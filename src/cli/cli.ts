@@ -16,6 +16,8 @@ const LAB_DEFAULT = 'lab';
 /** On two cores that are somebody else's too, the lower quartile of nine rounds was between 0.45 and 0.57 for one and the same build. */
 const BENCH_ROUNDS = 25;
 
+const UNLOCK_KEY = 'holds a locked swarm\'s unlock key (SWMKEY-1-...): the backup is checked with it';
+
 function integer(text: string): number {
   if (!/^\d{1,4}$/.test(text)) throw new InvalidArgumentError('a whole number is needed');
   return Number(text);
@@ -108,11 +110,13 @@ function addBackup(program: Command): void {
     .requiredOption('--to <file>', 'where to; mode 0600')
     .option('--state-dir <path>', 'of the agent', AGENT_DEFAULTS.stateDir)
     .option('--force', 'replace a file that is there', false)
+    .option('--unlock-key-file <file>', UNLOCK_KEY)
     .option('--json', 'for scripts', false)
     .action(backupCommand);
   program.command('restore').description('make a manager\'s state directory from a backup; its agent is started after')
     .requiredOption('--from <file>', 'made by skein backup')
     .option('--state-dir <path>', 'of the agent; without a swarm in it', AGENT_DEFAULTS.stateDir)
+    .option('--unlock-key-file <file>', UNLOCK_KEY)
     .option('--json', 'for scripts', false)
     .action(restoreCommand);
 }

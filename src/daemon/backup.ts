@@ -36,9 +36,9 @@ export interface BackupReport {
   readonly madeAt: string;
   /** Managers there were, as far as this one knew. */
   readonly managers: number;
-  /** The keys take the swarm's unlock key, so that the log could not be opened to check it. */
+  /** The keys take the swarm's unlock key; without it the log could not be opened to check it. */
   readonly locked: boolean;
-  /** Of the last entry of the log, decimal; empty when locked. */
+  /** Of the last entry of the log, decimal; empty when it could not be opened. */
   readonly lastIndex: string;
   /** In ISO 8601; a restored node whose certificate has expired can only be left. */
   readonly certificateExpires: string;
@@ -63,13 +63,19 @@ export interface BackupRequest {
   readonly to: string;
   /** Replaces a file that is there. */
   readonly force: boolean;
+  /** Of a locked swarm: to see that it fits, and to check the log. */
+  readonly unlockKey?: Uint8Array | undefined;
 }
 
-export async function backUp({ stateDir, to, force }: BackupRequest): Promise<BackupReport> {
+export interface RestoreRequest extends Pick<BackupRequest, 'stateDir' | 'unlockKey'> {
+  readonly from: string;
+}
+
+export async function backUp({ stateDir, to, force, unlockKey }: BackupRequest): Promise<BackupReport> {
   const files = await onDisk(`cannot read the swarm's state in ${stateDir}`, gather(path.join(stateDir, 'swarm')));
   const state = parseState(files.get(STATE_FILE)?.toString() ?? '') ?? refuse(`the swarm's state in ${stateDir} is damaged: nothing was backed up`);
   const header = { nodeId: state.nodeId, clusterId: state.clusterId, madeAt: new Date().toISOString() };
-  const checked = inspect({ header, files }, (problem) => refuse(`the state in ${stateDir} is damaged, nothing was backed up: ${problem}`));
+  const checked = inspect({ header, files }, unlockKey, (problem) => refuse(`the state in ${stateDir} is damaged, nothing was backed up: ${problem}`));
   const parts = encodeBackup({ header, files });
   const bytes = parts.reduce((sum, part) => sum + part.length, 0);
   if (bytes > BYTES_MAX) refuse(`the state in ${stateDir} takes ${bytes} bytes: a backup holds ${BYTES_MAX} at most`);
@@ -77,14 +83,22 @@ export async function backUp({ stateDir, to, force }: BackupRequest): Promise<Ba
   return { file: to, bytes, ...checked };
 }
 
-export async function restore({ from, stateDir }: { readonly from: string; readonly stateDir: string }): Promise<BackupReport> {
+export async function restore({ from, stateDir, unlockKey }: RestoreRequest): Promise<BackupReport> {
   const bytes = await onDisk(`cannot read ${from}`, readFile(from));
   const backup = decodeBackup(bytes);
   if (backup === 'foreign') return refuse(`${from} is no backup made by "skein backup"`);
   if (backup === 'damaged') return refuse(`${from} is damaged or cut off: nothing was restored`);
-  const checked = inspect(backup, (problem) => refuse(`${from} cannot be restored: ${problem}`));
-  await onDisk(`cannot restore into ${stateDir}`, place(stateDir, backup.files));
+  const checked = inspect(backup, unlockKey, (problem) => refuse(`${from} cannot be restored: ${problem}`));
+  const files = checked.managers > 1 ? marked(backup, checked.managers) : backup.files;
+  await onDisk(`cannot restore into ${stateDir}`, place(stateDir, files));
   return { file: from, bytes: bytes.length, ...checked };
+}
+
+/** It has forgotten what it told the other managers since: as a member of their group it could lose what they acknowledged. */
+function marked({ header, files }: Backup, managers: number): ReadonlyMap<string, Buffer> {
+  const state = parseState(files.get(STATE_FILE)?.toString() ?? '') as SwarmState;
+  const unfit = `it was restored from a backup of one of ${managers} managers, made at ${header.madeAt}`;
+  return new Map([...files, [STATE_FILE, Buffer.from(JSON.stringify({ ...state, unfit }, undefined, 2))]]);
 }
 
 /** Every file of a manager, as they stood together at one moment. */
@@ -179,8 +193,10 @@ async function readGrowing(handle: FileHandle): Promise<Buffer> {
   return bytes;
 }
 
-/** Opens what is in a backup, as far as its keys are not sealed. */
-function inspect({ header, files }: Backup, problem: (text: string) => never): Omit<BackupReport, 'file' | 'bytes'> {
+/** Opens what is in a backup; with its keys sealed and no unlock key given, as far as that goes. */
+function inspect(
+  { header, files }: Backup, unlockKey: Uint8Array | undefined, problem: (text: string) => never,
+): Omit<BackupReport, 'file' | 'bytes'> {
   const log: LogFiles = new Map([...files].filter(([name]) => name.startsWith(`${RAFT}/`)).map(([name, content]) => [path.basename(name), content]));
   const others = [...files.keys()].filter((name) => !SMALL_FILES.includes(name) && !(name === `${RAFT}/${path.basename(name)}`
     && LOG_FILE.test(path.basename(name))));
@@ -189,7 +205,9 @@ function inspect({ header, files }: Backup, problem: (text: string) => never): O
   const state = parseState(files.get(STATE_FILE)?.toString() ?? '') ?? problem(`${STATE_FILE} is missing or damaged`);
   if (!files.has(ROOT_FILE)) problem(`${ROOT_FILE} is missing`);
   if (![...log.keys()].some((name) => name.endsWith('.log'))) problem('the raft log is missing');
-  const node = decodeNodeFile(text, undefined);
+  const locked = decodeNodeFile(text, undefined) === 'locked';
+  const node = decodeNodeFile(text, unlockKey);
+  if (node === 'locked' && unlockKey !== undefined) problem('its keys are sealed with another unlock key than the one given');
   const expires = expiryOf(text);
   if (node === 'damaged' || expires === undefined || (node !== 'locked' && !isKeyOf(node.key, node.certificate))) {
     return problem(`${NODE_FILE} holds no certificate with its private key`);
@@ -205,7 +223,7 @@ function inspect({ header, files }: Backup, problem: (text: string) => never): O
     throw error;
   }
   return {
-    files: files.size, ...header, managers: state.managers.length, locked: node === 'locked', lastIndex,
+    files: files.size, ...header, managers: state.managers.length, locked, lastIndex,
     certificateExpires: new Date(expires).toISOString(),
   };
 }

@@ -26,7 +26,7 @@ import { ManagerHost } from './manager/host.js';
 import type { Manager } from './manager/manager.js';
 import type { AgentOptions } from './options.js';
 import { Renewal } from './renewal.js';
-import { SwarmFiles, SwarmLocked, type NodeCertificates, type SwarmState } from './swarmstate.js';
+import { SwarmFiles, SwarmLocked, unfitProblem, type NodeCertificates, type SwarmState } from './swarmstate.js';
 import { judgeRoot } from './trust.js';
 import { attempt, removeTasks } from './worker/ending.js';
 import { joinSwarm } from './worker/join.js';
@@ -99,7 +99,7 @@ export class SkeinNode implements NodeBackend {
       this.state = await this.files.load();
       if (this.state === undefined) return;
       this.certificates = await this.files.loadCertificates();
-      this.refused = this.files.certificateProblem(this.certificates, Date.now());
+      this.refused = this.files.certificateProblem(this.certificates, Date.now()) ?? unfitProblem(this.state);
       await this.followAddress();
     } catch (error) {
       if (error instanceof SwarmLocked) {
@@ -118,8 +118,9 @@ export class SkeinNode implements NodeBackend {
     const { state, parts: { options } } = this;
     if (state === undefined || options.advertiseAddr === '') return;
     const port = parseHostPort(state.advertiseAddr, MANAGEMENT_PORT);
-    const addresses = this.addresses('', options.dataPathAddr === '' ? '' : state.dataPathAddr, port.ok ? port.value.port
-      : MANAGEMENT_PORT);
+    // A data-path address of its own stays.
+    const dataPath = state.dataPathAddr === hostOf(state.advertiseAddr) ? '' : state.dataPathAddr;
+    const addresses = this.addresses('', options.dataPathAddr === '' ? dataPath : '', port.ok ? port.value.port : MANAGEMENT_PORT);
     if (!addresses.ok) throw new AppFailure(addresses.error);
     if (addresses.value.advertiseAddr === state.advertiseAddr) return;
     this.parts.logger.warn({ from: state.advertiseAddr, to: addresses.value.advertiseAddr }, 'this node has another address than before');
@@ -246,7 +247,9 @@ export class SkeinNode implements NodeBackend {
   private async forceNewCluster(request: InitRequest): Promise<Result<string>> {
     const { state } = this;
     if (this.locked) return fail('unavailable', LOCKED);
-    if (state === undefined || this.refused !== undefined) return fail('failed_precondition', this.refused ?? '');
+    if (state === undefined || (this.refused !== undefined && state.unfit === undefined)) {
+      return fail('failed_precondition', this.refused ?? '');
+    }
     if (state.role !== 'manager' || state.raftId === '') {
       return fail('failed_precondition', 'This node is not a swarm manager: only a manager has the state to begin a new cluster from.');
     }
@@ -259,7 +262,7 @@ export class SkeinNode implements NodeBackend {
       this.host = undefined;
       const raftId = randomBytes(8).readBigUInt64BE() >> 1n | 1n;
       const { advertiseAddr } = addresses.value;
-      const { group: _others, ...kept } = state;
+      const { group: _others, unfit: _past, ...kept } = state;
       const next: SwarmState = {
         ...kept, advertiseAddr, raftId: raftId.toString(), joined: true, managers: [{ nodeId: state.nodeId, addr: advertiseAddr }],
       };
@@ -271,7 +274,9 @@ export class SkeinNode implements NodeBackend {
       await this.saveState(next);
       const manager = await this.startManager(next, 0);
       unwrap(await manager.commit((view) => ok({ actions: demoteOthers(view, state.nodeId), value: undefined })));
-      this.worker?.reconnect();
+      this.refused = undefined;
+      if (state.unfit === undefined) this.worker?.reconnect();
+      else await this.takeUp(next);
       return ok(state.nodeId);
     } catch (error) {
       const failure = expectedFailure(error);
@@ -340,7 +345,8 @@ export class SkeinNode implements NodeBackend {
       this.refused = this.files.certificateProblem(this.certificates, Date.now());
       if (this.refused !== undefined) return fail('failed_precondition', `swarm component could not be started: ${this.refused}`);
       this.locked = false;
-      await this.run(state);
+      this.refused = unfitProblem(state);
+      if (this.refused === undefined) await this.run(state);
       return ok(undefined);
     } catch (error) {
       if (error instanceof SwarmLocked) return fail('unauthenticated', 'swarm could not be unlocked: invalid key provided');
@@ -436,9 +442,14 @@ export class SkeinNode implements NodeBackend {
   private async run(state: SwarmState): Promise<void> {
     // One whose place in the group was never given asks for it in the background, with its tasks running.
     if (state.role === 'manager' && state.raftId !== '') await this.startManager(state, 0);
+    await this.takeUp(state);
+    if (state.role === 'manager' && state.raftId === '') this.changeRole(() => this.becomeManager());
+  }
+
+  /** The worker's half, which may run already without a session. */
+  private async takeUp(state: SwarmState): Promise<void> {
     if (this.worker === undefined) await this.startWorker(state);
     this.connect(state);
-    if (state.role === 'manager' && state.raftId === '') this.changeRole(() => this.becomeManager());
   }
 
   private async startManager(state: SwarmState, timeoutMs: number): Promise<Manager> {
@@ -452,6 +463,7 @@ export class SkeinNode implements NodeBackend {
       identity: () => this.serverIdentity(),
       credentials: () => this.credentials(),
       onKeyExposed: () => this.renewal?.rotate(),
+      onStale: (reason) => this.changeRole(() => this.becomeUnfit(reason)),
       logger: this.parts.logger,
       onBug: this.parts.onBug,
     });
@@ -492,6 +504,26 @@ export class SkeinNode implements NodeBackend {
     await host.discard();
     await this.files.dropManagerKeys();
     this.parts.logger.info('this node is no manager any more');
+  }
+
+  /**
+   * This manager's log cannot be part of its group: kept, so that it does not vote by it after the next start either. Its
+   * tasks go on, and it can be left or go on alone.
+   */
+  private async becomeUnfit(reason: string): Promise<void> {
+    const { state, host, worker } = this;
+    if (state === undefined || host === undefined) return;
+    const unfit = `it does not know what it told the other managers (${reason}): its state was put back, or its disk lost writes`;
+    const next = { ...state, unfit };
+    this.state = next;
+    await this.saveState(next);
+    this.refused = unfitProblem(next);
+    this.parts.logger.error({ error: this.refused }, 'swarm component could not go on');
+    this.host = undefined;
+    this.worker = undefined;
+    this.renewal?.stop();
+    await worker?.close();
+    await host.close();
   }
 
   private saveState(next: SwarmState): Promise<void> {

@@ -31,6 +31,15 @@ export interface SwarmState {
   readonly joined?: boolean;
   /** Of a manager that joined: the members there were, until its log tells. */
   readonly group?: readonly { readonly raftId: string; readonly nodeId: string; readonly addr: string }[];
+  /** Of a manager that must not go on as the member it was: why. Until it goes on alone. */
+  readonly unfit?: string;
+}
+
+/** What to do about it; undefined while there is nothing. */
+export function unfitProblem({ unfit }: SwarmState): string | undefined {
+  return unfit === undefined ? undefined : `this manager takes no part in its swarm: ${unfit}. If most of the other managers run, `
+    + 'demote and remove it there, leave here ("docker swarm leave --force") and join again; if they are lost, go on without them '
+    + '("docker swarm init --force-new-cluster").';
 }
 
 export interface NodeCertificates {

@@ -33,6 +33,9 @@ export class ApiClient {
   unanswered = 0;
   private readonly world: SwarmWorld;
   private readonly name: string;
+  /** Between an answer and the next request, at most. */
+  private gapMsMax = GAP_MS_MAX;
+  private calm = false;
   private stopped = false;
   private count = 0;
 
@@ -42,6 +45,18 @@ export class ApiClient {
   }
 
   start(): void {
+    this.begin();
+  }
+
+  /** Slowly, and of managers of the group: one that was removed, or never joined, is nobody to ask when all is well. */
+  startCalmly(gapMsMax: number): void {
+    this.gapMsMax = gapMsMax;
+    this.calm = true;
+    this.begin();
+  }
+
+  private begin(): void {
+    this.stopped = false;
     this.next(10);
   }
 
@@ -52,10 +67,15 @@ export class ApiClient {
   private next(delayMs: number): void {
     this.world.clock.after(delayMs, () => {
       if (this.stopped) return;
-      const up = [...this.world.managers.values()].filter(({ host }) => host.up && host.store.cluster() !== undefined);
+      const up = [...this.world.managers.values()].filter(({ host }) => host.up && host.store.cluster() !== undefined
+        && (!this.calm || this.isMember(host.id)));
       if (up.length === 0) this.next(100);
       else this.ask(this.world.random.pick(up));
     });
+  }
+
+  private isMember(id: bigint): boolean {
+    return [...this.world.hosts.values()].some(({ raft: { leader, status } }) => leader && status.activeConfState.voters.includes(id));
   }
 
   private ask(manager: SimManager): void {
@@ -65,7 +85,7 @@ export class ApiClient {
       if (done) return;
       done = true;
       this[what] += 1;
-      this.next(random.between(5, GAP_MS_MAX));
+      this.next(random.between(5, this.gapMsMax));
     };
     clock.after(ANSWER_MS, () => end('unanswered'));
     manager.start(this.perform(manager, end));

@@ -8,6 +8,7 @@ export class Churn {
   private readonly world: SwarmWorld;
   private readonly gapMsMax: number;
   private readonly mix: readonly (() => void)[];
+  count = 0;
   private stopped = false;
 
   constructor(world: SwarmWorld) {
@@ -48,6 +49,7 @@ export class Churn {
     const { clock, random } = this.world;
     clock.after(random.between(100, this.gapMsMax), () => {
       if (this.stopped) return;
+      this.count += 1;
       random.pick(this.mix)();
       this.plan();
     });

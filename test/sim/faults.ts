@@ -32,6 +32,10 @@ export class Faults {
     this.plan();
   }
 
+  get count(): number {
+    return [...this.counts.values()].reduce((sum, count) => sum + count, 0);
+  }
+
   /** All is well from now on. */
   stop(): void {
     this.stopped = true;

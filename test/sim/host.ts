@@ -94,6 +94,8 @@ export class Host {
   private nextRead = 1n;
   private snapshotEvery = 20;
   private wasLeading = false;
+  /** What it was told to lead last. */
+  ledTerm = 0n;
 
   constructor(world: World, id: bigint, begins: boolean) {
     this.world = world;
@@ -165,6 +167,11 @@ export class Host {
 
   forget(commandId: string): void {
     this.waiters.delete(commandId);
+  }
+
+  /** Of the leader that this member was told to be, and in that term only. */
+  offerInTerm(data: Uint8Array): boolean {
+    return this.wasLeading && this.raft.term === this.ledTerm && this.offer(data);
   }
 
   /** Into the own log; false when it does not lead or cannot take it. */
@@ -243,14 +250,17 @@ export class Host {
     }
     this.answerReads();
     this.raft.advance();
-    this.tellLeadership();
+    if (ready.softState !== undefined) this.tellLeadership(ready.softState.role === 'leader');
     if (this.applied - this.disk.snapshot.index >= BigInt(this.snapshotEvery)) this.takeSnapshot();
   }
 
-  private tellLeadership(): void {
-    if (this.raft.leader === this.wasLeading) return;
-    this.wasLeading = this.raft.leader;
-    this.world.hooks?.leadership(this, this.wasLeading);
+  /** By what the Ready said, as the daemon does: between two of them a member may lose a term and win another one. */
+  private tellLeadership(leading: boolean): void {
+    if (leading === this.wasLeading && (!leading || this.ledTerm === this.term)) return;
+    if (leading && this.wasLeading) this.tellLeadership(false);
+    this.wasLeading = leading;
+    this.ledTerm = this.term;
+    this.world.hooks?.leadership(this, leading);
   }
 
   private apply(entry: Entry): void {

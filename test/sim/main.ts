@@ -1,36 +1,49 @@
-// `npm run sim -- --seed N [--seeds COUNT] [--minutes M] [--trace] [--raft]`: simulates the whole swarm,
-// or with --raft only the group and its registers; one line a seed. A failure prints its seed
-// and what was violated, and ends with 1.
+// `npm run sim -- --seed N [--seeds COUNT] [--minutes M] [--raft] [--trace] [--checked] [--processes P]`: simulates the whole
+// swarm, or with --raft only the group and its registers, on all cores; one line a seed. A failure prints its seed and what was
+// violated, and ends with 1. --trace tells what happens; --checked freezes what replicas share.
 
 import { parseArgs } from 'node:util';
+import { type Answer, type Job } from './jobs.js';
+import { runJobs } from './pool.js';
 import { simulate } from './simulation.js';
 import { simulateSwarm } from './swarm.js';
+import { speedOf } from './speed.js';
 
 const { values } = parseArgs({
   options: {
     seed: { type: 'string', default: '1' },
     seeds: { type: 'string', default: '1' },
     minutes: { type: 'string', default: '1' },
+    processes: { type: 'string' },
     trace: { type: 'boolean', default: false },
+    checked: { type: 'boolean', default: false },
     raft: { type: 'boolean', default: false },
   },
 });
 const first = Number(values.seed);
-const startedMs = performance.now();
-let simulatedMs = 0;
-let failed = 0;
-for (let seed = first; seed < first + Number(values.seeds); seed++) {
-  try {
-    const one = values.raft ? simulate : simulateSwarm;
-    const outcome = one({ seed, minutes: Number(values.minutes), ...(values.trace ? { trace: (text: string) => console.log(text) } : {}) });
-    simulatedMs += outcome.simulatedMs;
-    const { hash, events, messages, entries, terms, operations } = outcome;
-    console.log(`seed ${seed}: ${hash}  ${entries} entries, ${terms} terms, ${operations} operations, ${messages} messages, ${events} events`);
-  } catch (error) {
-    failed += 1;
-    console.log(`seed ${seed}: FAILED: ${values.trace ? (error as Error).stack : (error as Error).message}`);
+const minutes = Number(values.minutes);
+const jobs = Array.from({ length: Number(values.seeds) }, (_, i): Job =>
+  ({ kind: values.raft ? 'raft' : 'swarm', seed: first + i, minutes, checked: values.checked }));
+
+function tell(answer: Answer): void {
+  if (answer.kind !== 'held') {
+    console.log(`seed ${answer.seed}: FAILED: ${answer.message}`);
+    return;
   }
+  const { seed, hash, events, messages, entries, terms, operations, faults } = answer.run;
+  console.log(`seed ${seed}: ${hash}  ${entries} entries, ${terms} terms, ${operations} operations, ${faults} faults, `
+    + `${messages} messages, ${events} events`);
 }
-const realMs = performance.now() - startedMs;
-console.log(`${(simulatedMs / 60_000).toFixed(1)} simulated minutes in ${(realMs / 1000).toFixed(1)} s: ${(simulatedMs / realMs).toFixed(0)} times as fast; ${failed} failed`);
-process.exitCode = failed > 0 ? 1 : 0;
+
+if (values.trace) {
+  for (const { seed } of jobs) {
+    const trace = (text: string): void => console.log(text);
+    (values.raft ? simulate : simulateSwarm)({ seed, minutes, checked: values.checked, trace });
+  }
+} else {
+  const startedMs = performance.now();
+  const processes = values.processes === undefined ? {} : { processes: Number(values.processes) };
+  const answers = await runJobs(jobs, { onAnswer: tell, ...processes });
+  console.log(speedOf(answers, performance.now() - startedMs));
+  process.exitCode = answers.some(({ kind }) => kind !== 'held') ? 1 : 0;
+}

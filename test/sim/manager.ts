@@ -6,6 +6,7 @@ import { EMPTY_SET, assignmentsOf, diffAssignments, type AssignmentSet } from '.
 import { Sessions } from '../../src/core/dispatcher/sessions.js';
 import type { ClusterRows } from '../../src/core/network/rows.js';
 import { inBatches } from '../../src/core/store/batches.js';
+import { reach, type Acknowledgements, type Reached } from '../../src/core/store/soft.js';
 import type { ReadTx, StoreEvent } from '../../src/core/store/view.js';
 import type { Row } from '../../src/model/proto/skein_pb.js';
 import { NodeStatus_State, type NodeDescription } from '../../src/model/proto/swarmkit_pb.js';
@@ -55,6 +56,7 @@ export class SimManager {
   readonly host: Host;
   sessions = new Sessions();
   readonly acked = new Map<string, bigint>();
+  private reached: Reached = [];
   private readonly world: SwarmWorld;
   private ending: Term | undefined;
   private leadership: Term | undefined;
@@ -92,7 +94,7 @@ export class SimManager {
   leading(leading: boolean): void {
     this.endTerm();
     if (!leading) return;
-    const term: Term = { ended: false, number: this.host.raft.status.term };
+    const term: Term = { ended: false, number: this.host.ledTerm };
     this.ending = term;
     const life = this.life;
     run(this.lead(term), () => this.life === life && (!term.ended || this.world.swarmBugs.has('deposed-goes-on')));
@@ -147,6 +149,7 @@ export class SimManager {
     yield* until<void>((resume) => this.barrier(term, resume));
     this.sessions = new Sessions();
     this.acked.clear();
+    this.reached = [];
     yield* this.commitInTerm(term, (view) => this.world.core.nodesUnknown(view));
     for (const node of this.view.list('node')) this.sessions.expect(node.id, this.world.nowMs(), PERIOD_MS);
     if (term.ended) return;
@@ -179,16 +182,22 @@ export class SimManager {
     const expired = this.sessions.expire(nowMs);
     for (const nodeId of expired) this.acked.delete(nodeId);
     if (expired.length > 0) yield* this.commitInTerm(term, (view) => core.expireNodes(view, expired, nowMs));
-    const input = { view: this.view, soft: { acked: this.acked }, nowMs, newId: this.world.newId };
-    const outcome = core.orchestrate(input);
+    const input = { nowMs, newId: this.world.newId };
+    const outcome = core.orchestrate({ ...input, view: this.view, soft: this.soft() });
     let changed = yield* this.stage(term, outcome.actions, nowMs);
-    changed = (yield* this.stage(term, core.allocate({ ...input, view: this.view }), nowMs)) === true || changed;
-    changed = (yield* this.stage(term, core.schedule({ ...input, view: this.view }), nowMs)) === true || changed;
+    changed = (yield* this.stage(term, core.allocate({ ...input, view: this.view, soft: this.soft() }), nowMs)) === true || changed;
+    changed = (yield* this.stage(term, core.schedule({ ...input, view: this.view, soft: this.soft() }), nowMs)) === true || changed;
     if (changed === true) this.raise();
     if (term.ended) return;
     const dueMs = Math.min(outcome.wakeMs ?? Infinity, this.sessions.nextDeadlineMs() ?? Infinity,
       changed === undefined ? nowMs + REFUSAL_MS : Infinity);
     this.arm(dueMs);
+  }
+
+  private soft(): Acknowledgements {
+    const steadyMs = this.world.clock.nowMs;
+    this.reached = reach(this.reached, this.view.index, steadyMs);
+    return { acked: this.acked, reached: this.reached, steadyMs };
   }
 
   private arm(dueMs: number): void {
@@ -216,7 +225,7 @@ export class SimManager {
   }
 
   private* proposeInTerm(id: string, data: Uint8Array): Process<boolean> {
-    if (!this.host.offer(data)) {
+    if (!this.host.offerInTerm(data)) {
       yield* until<void>((resume) => this.later(RETRY_MS, resume));
       return false;
     }

@@ -110,8 +110,8 @@ const built = path.resolve(import.meta.dirname, '../../src/core/raft');
 /** The core with one of the bugs. */
 export async function mutantCore(name: string): Promise<typeof RaftNode> {
   const { file, from, to } = CORE_MUTANTS[name] as CoreMutant;
-  // Beside the real one, so that its imports lead to the same places.
-  const folder = `${built}-mutant-${Object.keys(CORE_MUTANTS).indexOf(name)}`;
+  // Beside the real one, so that its imports lead to the same places; several processes do it at once.
+  const folder = `${built}-mutant-${process.pid}-${Object.keys(CORE_MUTANTS).indexOf(name)}`;
   rmSync(folder, { recursive: true, force: true });
   cpSync(built, folder, { recursive: true });
   const target = path.join(folder, `${file}.js`);

@@ -15,6 +15,7 @@ export const COMMIT_TRIES = 20;
 export const RETRY_MS = 50;
 const PROPOSE_TIMEOUT_MS = 20_000;
 const REPEAT_MS = 3_000;
+const LEADERLESS_MS = 5_000;
 
 export class Proposer {
   private readonly world: SwarmWorld;
@@ -42,6 +43,7 @@ export class Proposer {
     return yield* until<'applied' | 'unanswered' | AppError>((resume) => {
       const deadlineMs = this.world.clock.nowMs + PROPOSE_TIMEOUT_MS;
       let done = false;
+      let ledMs = this.world.clock.nowMs;
       const end = (result: 'applied' | 'unanswered' | AppError): void => {
         if (done) return;
         done = true;
@@ -50,12 +52,14 @@ export class Proposer {
       this.host.await(id, (accepted, error) => end(accepted ? 'applied' : error as AppError));
       const attempt = (): void => {
         if (done) return;
-        if (this.world.clock.nowMs > deadlineMs) {
+        const taken = this.submit(data);
+        if (this.host.raft.status.leader !== 0n) ledMs = this.world.clock.nowMs;
+        if (this.world.clock.nowMs > deadlineMs || (!taken && this.world.clock.nowMs - ledMs > LEADERLESS_MS)) {
           this.host.forget(id);
           end('unanswered');
           return;
         }
-        this.later(this.submit(data) ? REPEAT_MS : RETRY_MS, attempt);
+        this.later(taken ? REPEAT_MS : RETRY_MS, attempt);
       };
       attempt();
     });

@@ -33,6 +33,7 @@ export interface Outcome {
   readonly entries: bigint;
   readonly terms: number;
   readonly operations: number;
+  readonly faults: number;
   /** How often what happened: a run in which nothing goes wrong proves nothing. */
   readonly marks: ReadonlyMap<Mark, number>;
 }
@@ -47,7 +48,8 @@ export function simulate(options: Options): Outcome {
   const clock = new Clock();
   const hasher = new Hasher();
   const world: World = {
-    clock, random, network: new SimNetwork(clock, random), checker: new Checker(hasher), hasher, shared: new Shared(hasher, options.checked === true), hosts: new Map(),
+    clock, random, network: new SimNetwork(clock, random), checker: new Checker(hasher), hasher,
+    shared: new Shared(hasher, options.checked === true), hosts: new Map(),
     raftClass: options.raftClass ?? RaftNode, bugs: new Set(options.bugs ?? []),
     marks: new Map(), scale: 1, snapshotScale: 1,
     trace: options.trace === undefined ? undefined : (text) => options.trace?.(`${(clock.nowMs / 1000).toFixed(3)} ${text}`),
@@ -73,7 +75,8 @@ export function simulate(options: Options): Outcome {
   const hash = digest(world.checker.summary(), `${clock.eventCount} ${world.network.sentCount} ${operations}`);
   return {
     seed: options.seed, hash: hash.slice(0, 16), simulatedMs: clock.nowMs, events: clock.eventCount,
-    messages: world.network.sentCount, entries: world.checker.committedMax, terms: world.checker.terms, operations, marks: world.marks,
+    messages: world.network.sentCount, entries: world.checker.committedMax, terms: world.checker.terms, operations,
+    faults: faults.count, marks: world.marks,
   };
 }
 
@@ -98,6 +101,15 @@ export function describe({ hosts }: World): string {
     const { role, leader, term, commit, last, activeConfState: { voters, learners } } = raft.status;
     return `${id} ${role} of ${leader} term ${term} commit ${commit} last ${last} voters ${voters.join(' ')} learners ${learners.join(' ')}`;
   }).join('; ');
+}
+
+/** A member that has not applied what the leader has, in words. */
+export function replicaBehind({ hosts }: World): string | undefined {
+  const leader = [...hosts.values()].find((host) => host.raft.leader);
+  if (leader === undefined) return undefined;
+  const { voters, learners } = leader.raft.status.confState;
+  const behind = [...voters, ...learners].map((id) => hosts.get(id)).find((host) => host !== undefined && host.applied !== leader.applied);
+  return behind === undefined ? undefined : `member ${behind.id} is at ${behind.applied}, the leader at ${leader.applied}`;
 }
 
 /** One leader, and every member of its configuration has the same. */

@@ -40,6 +40,8 @@ export class SwarmChecker {
   /** Index at which a node became one that is waited for. */
   private readonly since = new Map<string, bigint>();
   private readonly startFirst = new Set<string>();
+  /** When each drain took effect. */
+  private readonly drains = new Map<string, number>();
   private stageTerm = 0n;
 
   constructor(world: SwarmWorld) {
@@ -108,6 +110,7 @@ export class SwarmChecker {
     this.hold(stateOf(task) >= stateOf(old), () => `task ${task.id} goes from ${TaskState[stateOf(old)]} back to ${TaskState[stateOf(task)]}`);
     this.hold(task.desiredState >= old.desiredState, () => `task ${task.id} is wanted less final than before`);
     this.hold(old.nodeId === '' || task.nodeId === old.nodeId, () => `task ${task.id} moves from ${old.nodeId} to ${task.nodeId}`);
+    if (task.drainState !== undefined && old.drainState === undefined) this.drains.set(task.id, nowMs);
     if (old.nodeId === '' && task.nodeId !== '') this.mark('task placed');
     if (addressesOf(old).length === 0) for (const address of addressesOf(task)) this.given(view, address, task, decided, nowMs);
     if (isTerminal(task) && !isTerminal(old)) this.end(task, nowMs, view.index);
@@ -141,8 +144,8 @@ export class SwarmChecker {
     if (before === undefined) return;
     this.mark('address reused');
     this.hold(before.endedMs !== undefined, () => `task ${task.id} is given ${address}, which task ${before.task} has`);
-    if (nowMs - (before.endedMs ?? 0) >= RELEASE_MS - 1_000) return;
-    this.waited(view, decided, (rows) => {
+    if (nowMs - (before.endedMs ?? 0) >= RELEASE_MS) return;
+    this.waited(view, decided, false, (rows) => {
       for (const row of rows.values()) {
         const { case: what, value } = row.row;
         if (what === 'endpoint' && `${value.vni} ${value.address}` === address && value.taskId === before.task) return row;
@@ -152,11 +155,18 @@ export class SwarmChecker {
     }, (nodeId, row) => `task ${task.id} is given ${address}, but ${nodeId} still sends to task ${before.task} there (${row.key})`);
   }
 
-  /** No node that counts has such a row. A node that came back since the decision could not be known. */
-  private waited(view: ReadTx, decided: bigint, find: (rows: ReadonlyMap<string, Row>) => Row | undefined, message: (nodeId: string, row: Row) => string): void {
+  /**
+   * No node that counts has such a row. A node that came back since the decision could not be known. One that was down is not
+   * waited for, so what was freed meanwhile may be taken while it still has the tables of then: until its first update.
+   */
+  private waited(
+    view: ReadTx, decided: bigint, staleToo: boolean, find: (rows: ReadonlyMap<string, Row>) => Row | undefined,
+    message: (nodeId: string, row: Row) => string,
+  ): void {
     for (const worker of this.world.workers.values()) {
       const node = view.get('node', worker.id);
-      if (node === undefined || !isWaitedFor(node) || (this.since.get(worker.id) ?? 0n) > decided) continue;
+      const since = this.since.get(worker.id) ?? 0n;
+      if (node === undefined || !isWaitedFor(node) || since > decided || (!staleToo && worker.revision < since)) continue;
       const row = find(worker.rows);
       if (row !== undefined) throw new Violation(message(worker.id, row));
     }
@@ -165,6 +175,8 @@ export class SwarmChecker {
   private stopped(view: ReadTx, task: Task, old: Task, decided: bigint, nowMs: number): void {
     const node = view.get('node', task.nodeId);
     if (node === undefined || node.status?.state === NodeStatus_State.DOWN || stateOf(old) !== TaskState.RUNNING) return;
+    // It was down when this was decided.
+    if ((this.since.get(node.id) ?? 0n) > decided) return;
     const serving = task.networks.some(({ network }) => network?.spec?.ingress !== true) || ingressPorts(task.endpoint?.ports).length > 0;
     if (!serving || task.networks.length === 0) return;
     // Decided before it ran: nobody sent to it then.
@@ -172,11 +184,12 @@ export class SwarmChecker {
     this.hold(task.drainState !== undefined, () => `task ${task.id} is stopped without a drain`);
     if (task.drainState?.timedOut === true) {
       this.mark('drain timed out');
-      this.hold(nowMs - timestampMs(task.drainState.since) >= DRAIN_MS, () => `the drain of task ${task.id} was given up too soon`);
+      const begunMs = this.drains.get(task.id) ?? nowMs;
+      this.hold(nowMs - begunMs >= DRAIN_MS, () => `the drain of task ${task.id} was given up after ${nowMs - begunMs} ms`);
       return;
     }
     this.mark('drain acknowledged');
-    this.waited(view, decided, (rows) => {
+    this.waited(view, decided, true, (rows) => {
       for (const row of rows.values()) {
         const { case: what, value } = row.row;
         if (what !== 'service' && what !== 'port') continue;

@@ -26,7 +26,7 @@ export const SWARM_MUTANTS: Readonly<Record<string, Mutant>> = {
     file: 'orchestrator/restart', from: '|| node.spec?.availability === NodeSpec_Availability.DRAIN', to: '',
   },
   'a task starts before the one it replaces has stopped': {
-    file: 'orchestrator/restart', from: 'if (nowMs < giveUpMs && predecessorRuns(input, task))', to: 'if (false)',
+    file: 'orchestrator/restart', from: 'if (nowMs < giveUpMs && predecessorRuns(input, change, task))', to: 'if (false)',
   },
   'statuses go backwards': {
     file: 'dispatcher/nodes', from: 'if (status.state < known || known >= TaskState.ORPHANED)', to: 'if (known >= TaskState.ORPHANED)',
@@ -61,8 +61,8 @@ const FILES = [
 /** The core with one of the bugs. */
 export async function mutantStages(name: string): Promise<Core> {
   const { file, from, to } = SWARM_MUTANTS[name] as Mutant;
-  // Beside the real one, so that its imports lead to the same places.
-  const folder = `${built}-mutant-${Object.keys(SWARM_MUTANTS).indexOf(name)}`;
+  // Beside the real one, so that its imports lead to the same places; several processes do it at once.
+  const folder = `${built}-mutant-${process.pid}-${Object.keys(SWARM_MUTANTS).indexOf(name)}`;
   rmSync(folder, { recursive: true, force: true });
   cpSync(built, folder, { recursive: true });
   const target = path.join(folder, `${file}.js`);

@@ -29,13 +29,14 @@ import { PERIOD_MS, SimManager } from './manager.js';
 import { Hasher } from './hashing.js';
 import { SimNetwork } from './network.js';
 import { Shared } from './shared.js';
-import { atRest, begin, describe } from './simulation.js';
+import { atRest, begin, describe, replicaBehind } from './simulation.js';
 import { notReached } from './wanted.js';
 import { SwarmChecker, type SwarmMark } from './swarm-checker.js';
 import { SimWorker } from './worker.js';
 
 export const CORE = {
-  decide, allocate, expireNodes, nodeReady, nodesUnknown, taskStatuses, clusterRows, diffRows, rowsForNode, orchestrate, schedule, awaitedRevision,
+  decide, allocate, expireNodes, nodeReady, nodesUnknown, taskStatuses, clusterRows, diffRows, rowsForNode, orchestrate, schedule,
+  awaitedRevision,
 };
 export type Core = typeof CORE;
 export type SwarmBug = 'deposed-goes-on' | 'acks-before-installed';
@@ -73,12 +74,16 @@ export interface SwarmOutcome {
   readonly entries: bigint;
   readonly terms: number;
   readonly operations: number;
+  readonly faults: number;
   readonly marks: ReadonlyMap<SwarmMark, number>;
 }
 
 const EPOCH_MS = 1_700_000_000_000;
 const REST_MS_MAX = 120_000;
 const REST_STEP_MS = 1_000;
+const REST_TRIES = 10;
+const CALM_MS = 30_000;
+const CALM_GAP_MS_MAX = 20_000;
 const SCALE = 20;
 const SNAPSHOT_SCALE = 4;
 
@@ -96,7 +101,8 @@ function newWorld(options: SwarmOptions): SwarmWorld {
   let ids = 0;
   const failRates = random.pick([0, 0.02, 0.15]);
   const world: SwarmWorld & { swarmChecker: SwarmChecker; failing: boolean } = {
-    clock, random, network: new SimNetwork(clock, random), checker: new Checker(hasher), hasher, shared: new Shared(hasher, options.checked === true), hosts, raftClass: RaftNode, bugs: new Set(),
+    clock, random, network: new SimNetwork(clock, random), checker: new Checker(hasher), hasher,
+    shared: new Shared(hasher, options.checked === true), hosts, raftClass: RaftNode, bugs: new Set(),
     marks: new Map(), scale: SCALE, snapshotScale: SNAPSHOT_SCALE, managers, workers: new Map(),
     trace: options.trace === undefined ? undefined : (text) => options.trace?.(`${(clock.nowMs / 1000).toFixed(3)} ${text}`),
     core: options.core ?? CORE, swarmBugs: new Set(options.bugs ?? []), failing: true,
@@ -166,12 +172,28 @@ export function simulateSwarm(options: SwarmOptions): SwarmOutcome {
   (world as { failing?: boolean }).failing = false;
   clients.forEach((client) => client.stop());
   rest(world);
+  calm(world, clients);
   const operations = clients.reduce((sum, { done }) => sum + done, 0);
   const hash = digest(world.checker.summary(), `${clock.eventCount} ${world.network.sentCount} ${operations}`);
   return {
     seed: options.seed, hash: hash.slice(0, 16), simulatedMs: clock.nowMs, events: clock.eventCount, messages: world.network.sentCount,
-    entries: world.checker.committedMax, terms: world.checker.terms, operations, marks: world.swarmChecker.marks,
+    entries: world.checker.committedMax, terms: world.checker.terms, operations,
+    faults: faults.count + churn.count, marks: world.swarmChecker.marks,
   };
+}
+
+/** As most of the time: all is well, now and then somebody asks for a change, and nobody has a reason to stand for election. */
+function calm(world: SwarmWorld, clients: readonly ApiClient[]): void {
+  const { terms } = world.checker;
+  const before = clients.map(({ done, refused }) => done + refused);
+  clients.forEach((client) => client.startCalmly(CALM_GAP_MS_MAX));
+  world.clock.run(world.clock.nowMs + CALM_MS);
+  clients.forEach((client, i) => {
+    client.stop();
+    if (client.done + client.refused === before[i]) throw new Violation(`an API client is not served though all is well; ${describe(world)}`);
+  });
+  if (world.checker.terms !== terms) throw new Violation(`another term though all is well; ${describe(world)}`);
+  rest(world);
 }
 
 /** What is wanted comes about within bounded time, and stays. */
@@ -183,7 +205,12 @@ function rest(world: SwarmWorld): void {
     problem = notReached(world);
   }
   if (problem !== undefined) throw new Violation(`${problem}, ${REST_MS_MAX / 1000} s after all is well; ${describe(world)}`);
-  // The last of what was on its way.
-  world.clock.run(world.clock.nowMs + 2 * REST_STEP_MS);
+  // What is due then (history that is removed, say) may be on its way at any one moment, but not at all of them.
+  for (let tries = 0; ; tries++) {
+    world.clock.run(world.clock.nowMs + REST_STEP_MS + world.random.below(500));
+    const behind = replicaBehind(world);
+    if (behind === undefined) break;
+    if (tries >= REST_TRIES) throw new Violation(behind);
+  }
   atRest(world);
 }

@@ -1,6 +1,8 @@
 // Whether a simulated swarm has come to what is wanted of it, by the state of its leader and by its machines.
 
-import { NodeSpec_Availability, NodeStatus_State, TaskState, type Service } from '../../src/model/proto/swarmkit_pb.js';
+import {
+  NodeSpec_Availability, NodeStatus_State, TaskState, UpdateStatus_UpdateState, type Service,
+} from '../../src/model/proto/swarmkit_pb.js';
 import { desiredOf, isGlobal, isTaskDirty, isTerminal, stateOf } from '../../src/model/task.js';
 import type { ReadTx } from '../../src/core/store/view.js';
 import { addressesOf } from './swarm-checker.js';
@@ -42,6 +44,9 @@ function serviceProblem(view: ReadTx, service: Service): string | undefined {
     const states = tasks.map((task) => `${task.id} ${TaskState[stateOf(task)]}/${TaskState[task.desiredState]} ${task.status?.err}`);
     return `service ${service.id} has ${running.length} of ${wanted} tasks running (${states.join(', ')})`;
   }
+  // An update, or a rollback, in which too much failed waits for its user.
+  const state = service.updateStatus?.state;
+  if (state === UpdateStatus_UpdateState.PAUSED || state === UpdateStatus_UpdateState.ROLLBACK_PAUSED) return undefined;
   const dirty = running.find((task) => isTaskDirty(service, task));
   return dirty === undefined ? undefined : `task ${dirty.id} of service ${service.id} is not up to date (update ${service.updateStatus?.message})`;
 }

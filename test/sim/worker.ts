@@ -17,6 +17,9 @@ import type { SwarmWorld } from './swarm.js';
 
 const REPORT_MS = 10;
 const ANSWER_MS = 3_000;
+/** Of the calls that are late, those that are very late. */
+const HELD_SHARE = 0.3;
+const HELD_MS_MAX = 8_000;
 
 interface Session {
   readonly id: string;
@@ -33,6 +36,8 @@ export class SimWorker {
   up = false;
   /** Of the data plane. */
   rows = new Map<string, Row>();
+  /** Of the rows. */
+  revision = 0n;
   /** Rows take this long to install, at most. */
   installMsMax = 40;
   readonly description: NodeDescription;
@@ -125,7 +130,7 @@ export class SimWorker {
 
   /** One call: answered, or undefined after a while. */
   private ask<T>(host: Host, call: (answer: (value: T) => void) => void, answered: (value: T | undefined) => void): void {
-    const { network } = this.world;
+    const { network, random } = this.world;
     let done = false;
     const end = (value: T | undefined): void => {
       if (done) return;
@@ -134,13 +139,16 @@ export class SimWorker {
     };
     const { life } = this;
     let called = false;
-    network.send(this.port, host.id, () => {
+    const send = (): void => network.send(this.port, host.id, () => {
       if (called || !host.up) return;
       called = true;
       call((value) => network.send(host.id, this.port, () => {
         if (this.life === life) end(value);
       }));
     });
+    // Held up somewhere, it may arrive when its caller has given up, and has told something newer.
+    if (random.chance(network.lateRate * HELD_SHARE)) this.world.clock.after(random.between(1_000, HELD_MS_MAX), send);
+    else send();
     this.later(ANSWER_MS, () => end(undefined));
   }
 
@@ -243,7 +251,8 @@ export class SimWorker {
     this.later(2 * (this.installAtMs - clock.nowMs) + 500, () => this.put(update));
   }
 
-  private put({ full, upsert, remove }: RowUpdate): void {
+  private put({ revision, full, upsert, remove }: RowUpdate): void {
+    this.revision = revision;
     if (full) this.rows = new Map();
     for (const key of remove) this.rows.delete(key);
     for (const row of upsert) this.rows.set(row.key, row);

@@ -8,7 +8,7 @@ export async function openAlone(directory: string, dek: Uint8Array, raftId: bigi
   const consensus = await Consensus.open({
     directory, dek, raftId, nodeId: 'm1', advertiseAddr: '127.0.0.1:2377', founder: true, seeds: [],
     credentials: () => ({ rootCa: undefined, key: undefined, certificate: undefined, serverName: 'swarm-manager' }),
-    logger: pino({ level: 'silent' }), onCrash,
+    logger: pino({ level: 'silent' }), onStale: (reason) => { throw new Error(reason); }, onCrash,
   });
   await consensus.start();
   return consensus;

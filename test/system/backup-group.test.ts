@@ -76,6 +76,7 @@ describe('a backup of one manager of several', () => {
     const { out } = await skein('restore', '--from', file, '--state-dir', stateDir);
     assert.match(out, /one of 2 managers.*--force-new-cluster/);
     await started(stateDir, first.address, async (restored) => {
+      assert.equal(restored.node.local().state, 'error');
       unwrap(await restored.init({ forceNewCluster: true }));
       assert.equal(counted(restored), 5);
       await write(restored, 6);

@@ -1,5 +1,5 @@
 // A stock Docker Engine (Debian's dockerd 20.10) as a worker of our swarm: it joins with the docker CLI, runs tasks, tells
-// logs, and lives through what happens to a swarm. Not here yet: a rotation of the root, a change of leader.
+// logs, and lives through what happens to a swarm. A change of leader is in managers-keys.test.ts.
 
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -264,6 +264,27 @@ describe('a stock Docker Engine as a worker', { timeout: 240_000 }, () => {
     const [leaf] = bundle(renewed);
     assert.ok(leaf && Date.parse(leaf.validTo) > Date.now() + 89 * DAY_MS, leaf?.validTo ?? '');
     await isReady(10_000);
+    await lab.docker('service', 'scale', '-d', 'talk=2');
+    await lab.running('talk', 2);
+  });
+
+  test('follows a rotation of the root, with its tasks running', async () => {
+    const old = await engine.rootCertificate();
+    const before = await engine.containers('talk');
+    const rotated = await lab.try(['swarm', 'ca', '--rotate', '-q'], lab.manager, 60_000);
+    assert.equal(rotated.code, 0, rotated.stderr);
+    await eventually('it trusts the new root', 20_000, async () => {
+      const now = await engine.rootCertificate();
+      assert.notEqual(now, old);
+      assert.equal(now, `${await lab.docker('swarm', 'ca')}\n`);
+    });
+    await eventually('it is ready under it', 20_000, async () => {
+      assert.match(await lab.docker('node', 'ls', '--format', '{{.Hostname}} {{.Status}} {{.TLSStatus}}'), /^e1 Ready Ready$/m);
+    });
+    await lab.docker('service', 'scale', '-d', 'talk=3');
+    await lab.running('talk', 3);
+    const after = await engine.containers('talk');
+    assert.ok(before.size === 2 && [...before].every(([task, container]) => after.get(task) === container), 'the same containers');
     await lab.docker('service', 'scale', '-d', 'talk=2');
     await lab.running('talk', 2);
   });

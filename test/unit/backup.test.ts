@@ -10,6 +10,7 @@ import { after, describe, it } from 'node:test';
 import { clone } from '@bufbuild/protobuf';
 import { Reader } from '../../src/api/convert/json.js';
 import { clusterSpecFromJson } from '../../src/api/convert/swarm.js';
+import { unlockKeyText } from '../../src/api/convert/unlock.js';
 import { runCli } from '../../src/cli/cli.js';
 import { updateAction } from '../../src/core/store/actions.js';
 import { backUp, restore } from '../../src/daemon/backup.js';
@@ -184,6 +185,38 @@ describe('a backup of a locked manager', () => {
       assert.equal(counted(restored), 41);
       await write(restored, 42);
     });
+  });
+
+  it('is checked with the unlock key: whether that fits, and all of the log', async () => {
+    const node = await make();
+    unwrap(await node.init({ autoLockManagers: true }));
+    await write(node, 7);
+    const key = new Uint8Array(unlockKeyOf(cluster(node)) ?? assert.fail('a key'));
+    const [right, wrong, none, file] = [fresh(), fresh(), fresh(), fresh()];
+    await writeFile(right, `${unlockKeyText(key)}\n`);
+    await writeFile(wrong, unlockKeyText(new Uint8Array(32)));
+    await writeFile(none, 'secret');
+    const backup = (keyFile: string, ...more: string[]): ReturnType<typeof skein> =>
+      skein('backup', '--state-dir', node.stateDir, '--to', file, '--unlock-key-file', keyFile, ...more);
+    assert.match((await backup(wrong)).err, /nothing was backed up: its keys are sealed with another unlock key than the one given/);
+    assert.match((await backup(none)).err, /holds no unlock key: it begins with SWMKEY-1-/);
+    assert.match((await backup(fresh())).err, /cannot read .*ENOENT/);
+    await assert.rejects(stat(file), /ENOENT/);
+    const { out } = await backup(right);
+    assert.match(out, /up to entry \d+ of the log, checked/);
+    assert.match(out, /The one given fits/);
+    const report = JSON.parse((await backup(right, '--force', '--json')).out) as { locked: boolean; lastIndex: string };
+    assert.ok(report.locked && BigInt(report.lastIndex) > 0n);
+    const into = fresh();
+    assert.match((await skein('restore', '--from', file, '--state-dir', into, '--unlock-key-file', wrong)).err, /another unlock key/);
+    assert.deepEqual(await readdir(into).catch(() => []), []);
+    assert.equal((await skein('restore', '--from', file, '--state-dir', into, '--unlock-key-file', right)).code, 0);
+    const damaged = decodeBackup(readFileSync(file)) as Backup;
+    const [name, log] = [...damaged.files].find(([called]) => called.endsWith('.log')) ?? assert.fail('a log');
+    log.writeUInt8(log.readUInt8(8200) ^ 1, 8200);
+    await writeFile(none, Buffer.concat(encodeBackup({ ...damaged, files: new Map([...damaged.files, [name, log]]) })));
+    const refused = await skein('restore', '--from', none, '--state-dir', fresh(), '--unlock-key-file', right);
+    assert.match(refused.err, /cannot be restored: raft log .* is damaged/);
   });
 });
 

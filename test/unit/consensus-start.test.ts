@@ -41,7 +41,7 @@ async function started(directory: string): Promise<bigint> {
   const consensus = await Consensus.open({
     directory, dek: KEY, raftId: OWN, nodeId: 'n1', advertiseAddr: NOBODY, founder: true, seeds: [],
     credentials: () => ({ rootCa: undefined, key: undefined, certificate: undefined, serverName: 'swarm-manager' }),
-    logger: pino({ level: 'silent' }), onCrash: (error) => { throw error; },
+    logger: pino({ level: 'silent' }), onStale: (reason) => { throw new Error(reason); }, onCrash: (error) => { throw error; },
   });
   try {
     assert.equal(await Promise.race([consensus.start().then(() => 'started'), sleep(3000, 'waits')]), 'started');

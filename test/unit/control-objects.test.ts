@@ -19,7 +19,8 @@ import { toPairs } from '../../src/model/pairs.js';
 import {
   AnnotationsSchema, CAConfigSchema, CertificateSchema, ClusterSchema, ClusterSpecSchema, DriverSchema, JoinTokensSchema,
   NodeRole, NodeSchema,
-  NetworkSchema, NetworkSpecSchema, NodeSpecSchema, NodeSpec_Availability, NodeStatusSchema, NodeStatus_State, RootCASchema, SecretSpecSchema, TaskSchema,
+  NetworkSchema, NetworkSpecSchema, NodeSpecSchema, NodeSpec_Availability,
+  NodeStatusSchema, NodeStatus_State, RootCASchema, SecretSpecSchema, TaskSchema,
   TaskState, TaskStatusSchema, type Node, type NetworkSpec,
 } from '../../src/model/proto/swarmkit_pb.js';
 import { network, published, spec, World } from '../support/control.js';

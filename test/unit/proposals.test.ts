@@ -7,10 +7,11 @@ import { Proposals } from '../../src/daemon/manager/proposals.js';
 import { fail, ok } from '../../src/lib/result.js';
 import { CommandSchema } from '../../src/model/proto/skein_pb.js';
 
-function proposals(taken: boolean[], leaderlessMs = 0): { it: Proposals; sent: () => number; elect: () => void } {
+function proposals(taken: boolean[], leaderlessMs = 0, inTerm = true): { it: Proposals; sent: () => number; elect: () => void } {
   let sent = 0;
   let elect: () => void = () => undefined;
   const it = new Proposals({
+    inTerm: () => inTerm,
     here: () => {
       sent += 1;
       return taken.shift() ?? true;
@@ -53,6 +54,12 @@ describe('proposals', () => {
     const { it, sent } = proposals([false], 6000);
     assert.match(JSON.stringify(await it.propose(command)), /does not have a leader/);
     assert.equal(sent(), 1);
+  });
+
+  test('a decision of one term is not proposed in the next', async () => {
+    const { it, sent } = proposals([], 0, false);
+    assert.deepEqual(await it.proposeAsLeader(command), fail('aborted', 'this manager does not lead any more'));
+    assert.equal(sent(), 0);
   });
 
   test('a decision of a leader ends with its leadership', async () => {

@@ -49,6 +49,27 @@ describe('RaftNode of one', () => {
     assert.equal(node.hasReady(), false);
   });
 
+  it('says that it leads anew where it lost a term and won the next while a write was on its way', () => {
+    const node = new RaftNode(start);
+    node.tick();
+    assert.deepEqual(node.ready().softState, { role: 'leader', leader: 1n });
+    node.step({
+      kind: 'appendResponse', to: 1n, from: 2n, term: 7n, index: 0n, logTerm: 0n, entries: [], commit: 0n, reject: true, rejectHint: 0n,
+      transfer: false, context: 0n, snapshot: undefined,
+    });
+    assert.equal(node.leader, false);
+    node.tick();
+    assert.equal(node.status.term, 8n);
+    assert.equal(node.leader, true);
+    node.advance();
+    const next = node.ready();
+    assert.deepEqual(next.softState, { role: 'leader', leader: 1n });
+    assert.equal(next.hardState?.term, 8n);
+    node.advance();
+    drain(node);
+    assert.equal(node.hasReady(), false);
+  });
+
   it('applies after a restart what was persisted, in a new term, once', () => {
     const node = new RaftNode({
       ...start, hardState: { term: 4n, vote: 1n, commit: 6n }, snapshotIndex: 5n, snapshotTerm: 3n, entries: [entry(6), entry(7)],

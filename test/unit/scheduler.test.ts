@@ -30,7 +30,8 @@ describe('a task without a fitting node says why', () => {
     const swarm = new Swarm({ nodes: 3 });
     swarm.setNodeState('n1', NodeState.UNKNOWN);
     const id = swarm.addService('web', { constraints: ['node.labels.disk==ssd'] });
-    assert.equal(reason(swarm, id), 'no suitable node (1 node not available for new tasks; scheduling constraints not satisfied on 2 nodes)');
+    assert.equal(reason(swarm, id),
+      'no suitable node (1 node not available for new tasks; scheduling constraints not satisfied on 2 nodes)');
     swarm.addNode('n4', { labels: { disk: 'SSD' } });
     swarm.settle();
     assert.deepEqual(swarm.running(id).map((task) => task.nodeId), ['n4']);

@@ -18,7 +18,7 @@ import { VNI_OPTION, attachmentConfigs, isIngress, isPredefined, occupiedBy, pre
 import { desiredOf, hostPorts, ingressPorts, stateOf, usesVip } from '../../model/task.js';
 import { formatPrefix, overlaps, parsePrefix, type Prefix } from '../../lib/cidr.js';
 import { updateAction } from '../store/actions.js';
-import { released, type Acknowledgements } from '../store/soft.js';
+import { releasedInMs, type Acknowledgements } from '../store/soft.js';
 import type { ReadTx } from '../store/view.js';
 import { decideDataPaths, type DataPathDecision } from './datapath.js';
 import { freeAddress, freeSubnet, numberOf, withBits } from './pool.js';
@@ -28,8 +28,6 @@ const VNI_LAST = 2 ** 24 - 1;
 const DYNAMIC_PORT_FIRST = 30000;
 const DYNAMIC_PORT_LAST = 32767;
 const ALLOCATIONS_MAX = 200;
-/** An ended task's address is free after this even if a node never acknowledged. */
-const RELEASE_TIMEOUT_MS = 10_000;
 
 export interface AllocatorInput {
   readonly view: ReadTx;
@@ -171,9 +169,8 @@ function collectUsed(pass: Pass): void {
 }
 
 /** What the task has may be given to others. */
-function isFree({ view, soft, nowMs }: AllocatorInput, task: Task): boolean {
-  if (released(view, soft, task)) return true;
-  return stateOf(task) > TaskState.RUNNING && timestampMs(task.meta?.updatedAt) + RELEASE_TIMEOUT_MS < nowMs;
+function isFree({ view, soft }: AllocatorInput, task: Task): boolean {
+  return releasedInMs(view, soft, task) === 0;
 }
 
 /** Networks that were removed while tasks on their way out are still in them: their VXLAN ids and subnets are not free yet. */

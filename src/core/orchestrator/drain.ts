@@ -2,10 +2,9 @@
 // bound on waiting passed, which is recorded). This replaces Docker's fixed sleep of two seconds.
 
 import { copyOf } from '../../model/message.js';
-import { timestampMs } from '../../lib/time.js';
 import { NodeStatus_State, TaskState } from '../../model/proto/swarmkit_pb.js';
 import { isTerminal } from '../../model/task.js';
-import { acknowledged } from '../store/soft.js';
+import { acknowledged, hadForMs } from '../store/soft.js';
 import type { Change, Input } from './change.js';
 
 export const DRAIN_TIMEOUT_MS = 5000;
@@ -15,12 +14,12 @@ export function reconcileDrains(input: Input, change: Change): void {
   for (const task of view.list('task')) {
     const drain = task.drainState;
     if (drain === undefined || task.desiredState > TaskState.RUNNING || change.touched(task.id)) continue;
-    const deadline = timestampMs(drain.since) + DRAIN_TIMEOUT_MS;
+    const waitMs = DRAIN_TIMEOUT_MS - hadForMs(soft, drain.revision);
     const done = acknowledged(view, soft, drain.revision)
       || isTerminal(task)
       || view.get('node', task.nodeId)?.status?.state === NodeStatus_State.DOWN;
-    if (!done && nowMs < deadline) {
-      change.wakeAt(deadline);
+    if (!done && waitMs > 0) {
+      change.wakeAt(nowMs + waitMs);
       continue;
     }
     if (change.full) return;

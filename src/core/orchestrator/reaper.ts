@@ -1,17 +1,14 @@
 // Task reaper: removes what nobody needs: tasks whose service is gone or that were scaled away, once they ended and
 // no node forwards to them, and history beyond the cluster's retention limit per slot.
 
-import { timestampMs } from '../../lib/time.js';
 import { TaskState, type Task } from '../../model/proto/swarmkit_pb.js';
 import { isTerminal, stateOf } from '../../model/task.js';
-import { released } from '../store/soft.js';
+import { releasedInMs } from '../store/soft.js';
 import type { Change, Input } from './change.js';
 import { placesOf } from './slots.js';
 import { stopTask } from './tasks.js';
 
 const HISTORY_DEFAULT = 5;
-/** A terminal task whose release is never acknowledged is removed after this all the same. */
-const RELEASE_TIMEOUT_MS = 10_000;
 
 export function reconcileReaper(input: Input, change: Change): void {
   const { view } = input;
@@ -46,10 +43,9 @@ export function reconcileReaper(input: Input, change: Change): void {
 function isGone(input: Input, change: Change, task: Task): boolean {
   const { view, soft, nowMs } = input;
   if (stateOf(task) < TaskState.ASSIGNED || task.nodeId === '') return true;
-  if (!isTerminal(task)) return false;
-  if (task.networks.length === 0 || released(view, soft, task)) return true;
-  const deadline = timestampMs(task.meta?.updatedAt) + RELEASE_TIMEOUT_MS;
-  if (nowMs >= deadline) return true;
-  change.wakeAt(deadline);
+  if (isTerminal(task) && task.networks.length === 0) return true;
+  const waitMs = releasedInMs(view, soft, task);
+  if (waitMs === undefined || waitMs === 0) return waitMs === 0;
+  change.wakeAt(nowMs + waitMs);
   return false;
 }

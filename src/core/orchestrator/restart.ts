@@ -112,13 +112,15 @@ export function reconcileStarts(input: Input, change: Change): void {
   const { view, nowMs } = input;
   for (const task of view.list('task')) {
     if (task.desiredState !== TaskState.READY || task.drainState !== undefined || change.touched(task.id)) continue;
+    // Its service was removed: the reaper ends it.
+    if (task.serviceId !== '' && view.get('service', task.serviceId) === undefined) continue;
     const dueMs = timestampMs(task.startAfter);
     if (nowMs < dueMs) {
       change.wakeAt(dueMs);
       continue;
     }
     const giveUpMs = timestampMs(task.meta?.createdAt) + OLD_TASK_TIMEOUT_MS;
-    if (nowMs < giveUpMs && predecessorRuns(input, task)) {
+    if (nowMs < giveUpMs && predecessorRuns(input, change, task)) {
       change.wakeAt(giveUpMs);
       continue;
     }
@@ -130,9 +132,11 @@ export function reconcileStarts(input: Input, change: Change): void {
 }
 
 /** Another task of the same place is being stopped and still runs on a node that can tell. */
-function predecessorRuns(input: Input, task: Task): boolean {
+function predecessorRuns(input: Input, change: Change, task: Task): boolean {
   return input.view.tasksOfService(task.serviceId).some((other) => {
-    if (other.id === task.id || other.slot !== task.slot || desiredOf(other) <= TaskState.RUNNING) return false;
+    if (other.id === task.id || other.slot !== task.slot) return false;
+    // One that this very pass stops counts too.
+    if (desiredOf(other) <= TaskState.RUNNING && !change.touched(other.id)) return false;
     if (task.slot === 0n && other.nodeId !== task.nodeId) return false;
     const state = stateOf(other);
     if (state < TaskState.ASSIGNED || state > TaskState.RUNNING) return false;

@@ -13,6 +13,14 @@ export interface Position {
   readonly term: bigint;
 }
 
+/**
+ * This member's log is older than what it vouched for to others, or went on differently: it was put back from a copy, or its
+ * disk lost writes. No bug; but it can take no part in its group any more.
+ */
+export class StaleLog extends Error {
+  override readonly name = 'StaleLog';
+}
+
 export class EntryLog {
   /** The entry before the first one held: compacted, or the snapshot's. */
   private base: Position;
@@ -113,7 +121,9 @@ export class EntryLog {
   append(entries: readonly Entry[]): void {
     const from = entries[0]?.index;
     if (from === undefined) return;
-    assert(from > this.committedIndex, 'committed entries are never replaced');
+    if (from <= this.committedIndex) {
+      throw new StaleLog(`entry ${from} is another one elsewhere, though ${this.committedIndex} are committed here`);
+    }
     const { last } = this;
     assert(from <= last + 1n, 'no entries are missing');
     if (from <= last) this.entries.length = Number(from - this.first);
@@ -136,8 +146,7 @@ export class EntryLog {
   commitTo(index: bigint): void {
     if (index <= this.committedIndex) return;
     const { last } = this;
-    // The message is made for a failure only: this runs for every entry.
-    if (index > last) assert(false, `commit of ${index}, but the log ends at ${last}: acknowledged entries were lost`);
+    if (index > last) throw new StaleLog(`commit of ${index}, but the log ends at ${last}: acknowledged entries were lost`);
     this.committedIndex = index;
   }
 

@@ -24,6 +24,8 @@ export class RaftNode {
   /** As of the last Ready that had to reach the disk: a commit index may have been left out since. */
   private syncedHard: HardState;
   private reportedSoft: SoftState = { role: 'follower', leader: 0n };
+  /** The term of that: the only voter may lose one term and lead the next within a single Ready. */
+  private reportedSoftTerm = 0n;
   private outstanding: Ready | undefined;
   /**
    * What the shell has applied, and will have once the outstanding Ready is done, with the configurations that Ready goes
@@ -47,6 +49,10 @@ export class RaftNode {
 
   get leader(): boolean {
     return this.state.role === 'leader';
+  }
+
+  get term(): bigint {
+    return this.state.term;
   }
 
   get status(): RaftStatus {
@@ -220,6 +226,10 @@ export class RaftNode {
     };
     state.messages = [];
     state.readStates = [];
+    if (ready.softState !== undefined) {
+      this.reportedSoft = ready.softState;
+      this.reportedSoftTerm = state.term;
+    }
     this.outstanding = ready;
     this.beginApplying(ready);
     return ready;
@@ -253,7 +263,6 @@ export class RaftNode {
     this.outstanding = undefined;
     if (ready.hardState !== undefined) this.reportedHard = ready.hardState;
     if (ready.hardState !== undefined && ready.mustSync) this.syncedHard = ready.hardState;
-    if (ready.softState !== undefined) this.reportedSoft = ready.softState;
     if (state.pendingSnapshot === ready.snapshot) state.pendingSnapshot = undefined;
     this.applied = this.applying;
     this.applyingConfs.clear();
@@ -288,6 +297,7 @@ export class RaftNode {
   }
 
   private softChanged(): boolean {
-    return this.reportedSoft.role !== this.state.role || this.reportedSoft.leader !== this.state.leader;
+    return this.reportedSoft.role !== this.state.role || this.reportedSoft.leader !== this.state.leader
+      || (this.leader && this.reportedSoftTerm !== this.state.term);
   }
 }

@@ -1,5 +1,5 @@
-// What the leader knows beside the store: which revision each node's data plane has installed. Lost with the leader;
-// nodes tell it again. Pure parts take it as input.
+// What the leader knows beside the store: which revision each node's data plane has installed, and since when it has each
+// revision itself. Lost with the leader; nodes tell it again. Pure parts take it as input.
 
 import { NodeStatus_State, TaskState, type Task } from '../../model/proto/swarmkit_pb.js';
 import { isSkeinNode } from '../../model/network.js';
@@ -9,9 +9,36 @@ import type { ReadTx } from './view.js';
 export interface Acknowledgements {
   /** Nodes that hold a NetworkView, with the highest revision they acknowledged. */
   readonly acked: ReadonlyMap<string, bigint>;
+  readonly reached: Reached;
+  /** The time, by the clock that `reached` goes by. */
+  readonly steadyMs: number;
 }
 
-export const NO_ACKNOWLEDGEMENTS: Acknowledgements = { acked: new Map() };
+/**
+ * Which revision the leader had at which time, by a clock of its own that does not jump; the oldest first. Waiting is bounded by
+ * it, not by times in the store: those are of other managers' clocks, and of when a change was asked for, not of when it came.
+ */
+export type Reached = readonly { readonly index: bigint; readonly atMs: number }[];
+
+const REACHED_STEP_MS = 100;
+/** Longer than anybody waits. */
+const REACHED_KEPT_MS = 15_000;
+
+export function reach(reached: Reached, index: bigint, steadyMs: number): Reached {
+  const last = reached.at(-1);
+  if (last?.index === index) return reached;
+  // Of those within a step only the first and the last are kept: what lies between counts from the later time.
+  const close = steadyMs - (reached.at(-2)?.atMs ?? -Infinity) < REACHED_STEP_MS;
+  const kept = close ? reached.slice(0, -1) : reached;
+  const old = kept.findIndex(({ atMs }) => atMs > steadyMs - REACHED_KEPT_MS);
+  return [...kept.slice(Math.max(old < 0 ? kept.length - 1 : old - 1, 0)), { index, atMs: steadyMs }];
+}
+
+/** For how long this leader has had the revision. */
+export function hadForMs({ reached, steadyMs }: Acknowledgements, revision: bigint): number {
+  const first = reached.find(({ index }) => index >= revision);
+  return first === undefined ? 0 : steadyMs - first.atMs;
+}
 
 /**
  * Every node that forwards by a network view has installed at least this revision. A Skein node that has not told yet
@@ -26,9 +53,14 @@ export function acknowledged(view: ReadTx, soft: Acknowledgements, revision: big
   });
 }
 
-/** No node forwards to the ended task any more: its addresses may be given out again. */
-export function released(view: ReadTx, soft: Acknowledgements, task: Task): boolean {
-  return isTerminal(task) && acknowledged(view, soft, task.meta?.version?.index ?? 0n);
+/** What an ended task had is free after this even if a node never acknowledged. */
+const RELEASE_TIMEOUT_MS = 10_000;
+
+/** How long what the task has stays taken, if nobody acknowledges: 0 if it is free, undefined while the task has not ended. */
+export function releasedInMs(view: ReadTx, soft: Acknowledgements, task: Task): number | undefined {
+  if (!isTerminal(task)) return undefined;
+  const revision = task.meta?.version?.index ?? 0n;
+  return acknowledged(view, soft, revision) ? 0 : Math.max(RELEASE_TIMEOUT_MS - hadForMs(soft, revision), 0);
 }
 
 /** The highest revision somebody waits to see acknowledged. */

@@ -6,15 +6,18 @@ import { create } from '@bufbuild/protobuf';
 import { assert } from '../../lib/assert.js';
 import { fail, ok, type Result } from '../../lib/result.js';
 import {
-  MetaSchema, StoreActionKind, StoreSnapshotSchema, VersionSchema, type Cluster, type StoreAction, type Task,
+  MetaSchema, StoreActionKind, StoreSnapshotSchema, VersionSchema, type Cluster, type Service, type StoreAction, type Task,
 } from '../../model/proto/swarmkit_pb.js';
 import { StoreStateSchema, type Command, type StoreState } from '../../model/proto/skein_pb.js';
 import { timestampMs } from '../../lib/time.js';
+import { isInUse, isReferred, missingReference } from './references.js';
 import { Table } from './table.js';
 import { KINDS, type Kind, type ObjectTypes, type ReadTx, type StoreEvent, type StoreObject } from './view.js';
 
 /** Commands remembered for idempotency: retries come within seconds, so the last few thousand are plenty. */
 const RECENT_MAX = 4096;
+/** SwarmKit's words for a decision that the state has overtaken: whoever made it makes it anew. */
+const OUT_OF_SEQUENCE = 'update out of sequence';
 /** Before the id of one that was refused. */
 const REFUSED = '!';
 
@@ -142,7 +145,6 @@ export class Store implements ReadTx {
     const { kind, object } = target;
     if (touched.has(`${kind}/${object.id}`)) return fail('invalid_argument', `command touches ${kind} ${object.id} twice`);
     touched.add(`${kind}/${object.id}`);
-    const existing = this.tables[kind].get(object.id);
     const name = action.action === StoreActionKind.REMOVE ? undefined : nameOf(kind, object);
     if (name !== undefined && isNamed(kind)) {
       const holder = this.byName(kind, name);
@@ -152,13 +154,28 @@ export class Store implements ReadTx {
       }
       touched.add(key);
     }
+    return this.checkVersion(action, target) ?? this.checkReferences(action, target);
+  }
+
+  /** By the state before the command: what it names is not made, and what it removes is not let go, by the same one. */
+  private checkReferences({ action }: StoreAction, { kind, object }: Target): Result<never> | undefined {
+    if (action === StoreActionKind.REMOVE) {
+      return isReferred(kind) && isInUse(this, kind, object.id) ? fail('failed_precondition', OUT_OF_SEQUENCE) : undefined;
+    }
+    if (kind !== 'service') return undefined;
+    const missing = missingReference(this, object as Service, this.tables.service.get(object.id));
+    return missing === undefined ? undefined : fail('not_found', `${missing} not found`);
+  }
+
+  private checkVersion(action: StoreAction, { kind, object }: Target): Result<never> | undefined {
+    const existing = this.tables[kind].get(object.id);
     switch (action.action) {
       case StoreActionKind.CREATE:
         return existing === undefined ? undefined : fail('already_exists', `${kind} ${object.id} already exists`);
       case StoreActionKind.UPDATE: case StoreActionKind.REMOVE:
         if (existing === undefined) return fail('not_found', `${kind} ${object.id} not found`);
         if (existing.meta?.version?.index === object.meta?.version?.index) return undefined;
-        return fail('failed_precondition', 'update out of sequence');
+        return fail('failed_precondition', OUT_OF_SEQUENCE);
       default:
         return fail('invalid_argument', 'command carries an unknown action');
     }

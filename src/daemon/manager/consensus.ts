@@ -2,9 +2,10 @@
 // applies, then advances; what comes in meanwhile shares the next turn.
 
 import { randomBytes } from 'node:crypto';
+import { setImmediate as turn } from 'node:timers/promises';
 import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
-import type { Logger } from 'pino';
 import { decodeConfChange } from '../../core/raft/confchange.js';
+import { StaleLog } from '../../core/raft/log.js';
 import { RaftNode } from '../../core/raft/raft.js';
 import type { ConfChange, Entry, HardState, Message, RaftStatus, Ready, Snapshot } from '../../core/raft/types.js';
 import { COMMAND_BYTES_MAX } from '../../core/store/batches.js';
@@ -13,7 +14,7 @@ import { Store, type Applied } from '../../core/store/store.js';
 import type { StoreEvent } from '../../core/store/view.js';
 import { RaftLog } from '../../io/raftlog/raftlog.js';
 import { RaftPeers } from '../../io/raftpeers/peers.js';
-import type { Credentials, ManagerClient } from '../../io/grpc/client.js';
+import type { ManagerClient } from '../../io/grpc/client.js';
 import { decode } from '../../io/protobuf/codec.js';
 import { assert } from '../../lib/assert.js';
 import type { Result } from '../../lib/result.js';
@@ -21,6 +22,7 @@ import { Signal } from '../../lib/signal.js';
 import { timestampMs } from '../../lib/time.js';
 import { CommandSchema, SnapshotFileSchema, StoreStateSchema, type Command, type SnapshotFile } from '../../model/proto/skein_pb.js';
 import type { RaftMember } from '../../model/proto/swarmkit_pb.js';
+import type { ConsensusOptions } from './consensusoptions.js';
 import { Members, memberContext } from './members.js';
 import { TICK_MS, startOf } from './raftstart.js';
 import { Reads } from './reads.js';
@@ -34,32 +36,6 @@ const BARRIER_TIMEOUT_MS = 5000;
 const REKEY_TURNS = 100;
 
 export type EventListener = (events: readonly StoreEvent[], nowMs: number) => void;
-
-export interface ConsensusOptions {
-  readonly directory: string;
-  readonly dek: Uint8Array;
-  /** The key that is about to take its place. */
-  readonly pendingDek?: Uint8Array | undefined;
-  readonly raftId: bigint;
-  readonly nodeId: string;
-  /** Where the other managers reach this one, "ip:port". */
-  readonly advertiseAddr: string;
-  /** This manager began the group, alone; others learn the group from its log. */
-  readonly founder: boolean;
-  /** Managers known from joining, until the log tells. */
-  readonly seeds: readonly RaftMember[];
-  readonly credentials: () => Credentials;
-  readonly logger: Logger;
-  /** What ends the loop: a disk that fails, or a bug. */
-  readonly onCrash: (error: unknown) => void;
-}
-
-/** After what waits in this turn of the event loop. */
-function turn(): Promise<void> {
-  return new Promise((resolve) => {
-    setImmediate(resolve);
-  });
-}
 
 export class Consensus {
   readonly store: Store;
@@ -81,6 +57,8 @@ export class Consensus {
   private applied: { index: bigint; term: bigint };
   private snapshotIndex: bigint;
   private stopped = false;
+  /** Nothing is said to the group any more. */
+  private stale = false;
   private leaderSeenMs = performance.now();
   private ticker: NodeJS.Timeout | undefined;
   private rekeying: { readonly dek: Uint8Array; readonly done: (oldKeyNeeded: boolean) => void; turns: number } | undefined;
@@ -104,7 +82,7 @@ export class Consensus {
     this.members = new Members(snapshot?.members.length ? snapshot.members : options.seeds);
     this.raft = new RaftNode(startOf(raftId, options.founder, loaded));
     this.proposals = new Proposals({
-      here: (data) => this.proposeFor(data),
+      here: (data) => this.proposeFor(data), inTerm: () => this.ledTerm === undefined || this.ledTerm === this.raft.term,
       leaderClient: () => this.leaderClient(),
       leading: () => this.leading,
       leaderlessMs: () => this.leaderlessMs,
@@ -163,7 +141,7 @@ export class Consensus {
   }
 
   get leading(): boolean {
-    return this.raft.status.role === 'leader';
+    return this.raft.leader;
   }
 
   /** For how long this manager has known no leader. */
@@ -196,14 +174,21 @@ export class Consensus {
 
   /** From another manager. */
   step(message: Message): void {
-    if (this.stopped || message.to !== this.raftId) return;
-    this.raft.step(message);
+    if (this.stopped || this.stale) return;
+    try {
+      this.raft.step(message);
+    } catch (error) {
+      if (!(error instanceof StaleLog)) throw error;
+      this.stale = true;
+      clearInterval(this.ticker);
+      this.options.onStale(error.message);
+    }
     this.wake.raise();
   }
 
   /** The connection from another manager ended. */
   suspect(member: bigint): void {
-    if (this.stopped) return;
+    if (this.stopped || this.stale) return;
     this.raft.suspect(member);
     this.wake.raise();
   }
@@ -291,14 +276,14 @@ export class Consensus {
       const ready = this.raft.ready();
       this.peers.send(ready.early);
       await this.persist(ready);
-      this.peers.send(ready.messages);
+      if (!this.stale) this.peers.send(ready.messages);
       if (ready.snapshot !== undefined) this.restore(ready.snapshot);
       for (const entry of ready.committed) this.apply(entry);
       for (const { context, index } of ready.readStates) this.reads.confirmed(context, index, this.applied.index);
       this.raft.advance();
       this.reads.applied(this.applied.index);
       if (ready.softState !== undefined) {
-        this.tellLeadership(ready.softState.role === 'leader');
+        this.tellLeadership(ready.softState.role === 'leader' ? this.hard.term : undefined);
         this.proposals.leaderChanged();
         this.reads.again();
       }
@@ -306,16 +291,18 @@ export class Consensus {
       // Who was answered just now may have more to say: it shares the next turn, and its appends tell what was committed.
       if (ready.committed.length > 0) await turn();
     }
-    if (this.wasLeading) this.tellLeadership(false);
+    this.tellLeadership(undefined);
   }
 
-  private wasLeading = false;
+  /** The term that this manager was told to lead. Of two in a row the first one is told to have ended. */
+  private ledTerm: bigint | undefined;
 
-  private tellLeadership(leading: boolean): void {
-    if (leading === this.wasLeading) return;
-    this.wasLeading = leading;
-    this.options.logger.info({ term: Number(this.raft.status.term) }, leading ? 'this manager leads' : 'this manager does not lead any more');
-    for (const listener of this.leadershipListeners) listener(leading);
+  private tellLeadership(term: bigint | undefined): void {
+    if (term === this.ledTerm) return;
+    if (term !== undefined && this.ledTerm !== undefined) this.tellLeadership(undefined);
+    this.ledTerm = term;
+    this.options.logger.info({ term: Number(this.raft.term) }, term === undefined ? 'this manager does not lead any more' : 'this manager leads');
+    for (const listener of this.leadershipListeners) listener(term !== undefined);
   }
 
   private async persist(ready: Ready): Promise<void> {

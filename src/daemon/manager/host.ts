@@ -46,6 +46,8 @@ export interface ManagerHostOptions {
   readonly credentials: () => Credentials;
   /** The certificate's key lay in the clear: a new one is wanted. */
   readonly onKeyExposed: () => void;
+  /** Its log cannot be part of its group: this manager is to end. */
+  readonly onStale: (reason: string) => void;
   readonly logger: Logger;
   readonly onBug: (error: unknown) => void;
 }
@@ -194,14 +196,14 @@ export class ManagerHost {
   }
 
   private async open(): Promise<Manager> {
-    const { files, state, credentials, onKeyExposed, logger, onBug } = this.options;
+    const { files, state, credentials, onKeyExposed, onStale, logger, onBug } = this.options;
     const keys = await files.raftKeys();
     const { raftId, nodeId, advertiseAddr, joined, group } = state();
     const consensus = await Consensus.open({
       directory: files.raftDir, dek: keys.current, pendingDek: keys.pending, raftId: BigInt(raftId), nodeId, advertiseAddr,
         founder: joined !== true,
       seeds: (group ?? []).map((member) => create(RaftMemberSchema, { ...member, raftId: BigInt(member.raftId) })),
-      credentials, logger, onCrash: onBug,
+      credentials, logger, onStale, onCrash: onBug,
     });
     if (consensus.tornBytes > 0) {
       logger.warn({ bytes: consensus.tornBytes }, 'the raft log ended in a write that was never finished nor acknowledged: it was cut off');
@@ -248,16 +250,20 @@ export class ManagerHost {
     }
   }
 
-  /** This manager's address is another one than the group knows: the leader is told until it knows. */
+  /**
+   * This manager's address is another one than the group knows: it is told until it knows. Whoever answers passes it on to the
+   * leader, which cannot be heard here as long as it speaks to the old address.
+   */
   private async tellAddress(): Promise<void> {
     const { consensus } = this;
     const { advertiseAddr, nodeId } = this.options.state();
-    while (consensus !== undefined && !this.closed) {
+    for (let attempt = 0; consensus !== undefined && !this.closed; attempt++) {
       const known = consensus.members.ofNode(nodeId);
       if (known === undefined || known.addr === advertiseAddr || known.raftId !== consensus.raftId) return;
-      const leader = consensus.leader();
+      const others = consensus.members.list().filter(({ raftId }) => raftId !== consensus.raftId);
+      const told = consensus.leader() ?? others[attempt % others.length];
       // The leader itself does it as its own keeper of the group.
-      if (leader !== undefined && leader.raftId !== consensus.raftId) await this.ask(leader.addr, consensus.raftId);
+      if (told !== undefined && told.raftId !== consensus.raftId) await this.ask(told.addr, consensus.raftId);
       await new Promise((resolve) => setTimeout(resolve, RETRY_MAX_MS / 5));
     }
   }

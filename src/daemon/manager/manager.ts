@@ -11,7 +11,7 @@ import { allocate } from '../../core/allocator/allocator.js';
 import { Sessions, heartbeatMs } from '../../core/dispatcher/sessions.js';
 import { orchestrate } from '../../core/orchestrator/orchestrator.js';
 import { schedule } from '../../core/scheduler/scheduler.js';
-import type { Acknowledgements } from '../../core/store/soft.js';
+import { reach, type Acknowledgements, type Reached } from '../../core/store/soft.js';
 import type { ReadTx, StoreEvent } from '../../core/store/view.js';
 import type { Applied } from '../../core/store/store.js';
 import type { ManagerClient } from '../../io/grpc/client.js';
@@ -57,6 +57,7 @@ export class Manager implements ManagerBackend {
   readonly consensus: Consensus;
   sessions = new Sessions();
   readonly acked = new Map<string, bigint>();
+  private reached: Reached = [];
   /** Tasks stopped before every node had acknowledged their removal. */
   drainTimeouts = 0;
   /** Nodes that announced an address they cannot have. */
@@ -157,7 +158,9 @@ export class Manager implements ManagerBackend {
   }
 
   soft(): Acknowledgements {
-    return { acked: this.acked };
+    const steadyMs = performance.now();
+    this.reached = reach(this.reached, this.view().index, steadyMs);
+    return { acked: this.acked, reached: this.reached, steadyMs };
   }
 
   periodMs(): number {
@@ -300,6 +303,7 @@ export class Manager implements ManagerBackend {
     if (term.aborted) return;
     this.sessions = new Sessions();
     this.acked.clear();
+    this.reached = [];
     this.report('nodes of unknown state', await this.decideParts('nodes of unknown state', (view) => nodesUnknown(view)));
     for (const node of this.view().list('node')) this.sessions.expect(node.id, Date.now(), this.periodMs());
     if (term.aborted) return;

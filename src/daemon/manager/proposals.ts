@@ -27,6 +27,8 @@ export const NO_LEADER = "The swarm does not have a leader. It's possible that t
 export interface ProposalsOptions {
   /** Into the own log; false when this manager does not lead. */
   readonly here: (data: Uint8Array) => boolean;
+  /** Of one that leads: in the term that it was told to lead. It may have lost that and won another while a write went on. */
+  readonly inTerm: () => boolean;
   readonly leading: () => boolean;
   /** For how long there has been no leader. */
   readonly leaderlessMs: () => number;
@@ -71,7 +73,7 @@ export class Proposals {
     const applied = this.wait(command.id);
     const lost = fail('aborted', 'this manager does not lead any more');
     const stop = this.options.onLeadership(() => this.applied(command.id, lost));
-    if (!this.options.here(data)) this.applied(command.id, lost);
+    if (!this.options.inTerm() || !this.options.here(data)) this.applied(command.id, lost);
     const result = await applied;
     stop();
     return result;

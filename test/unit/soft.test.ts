@@ -1,0 +1,61 @@
+// How long a leader has had a revision, by its own clock, and what that bounds: times of other managers, and of when a change was
+// asked for, do not count.
+
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import { updateAction } from '../../src/core/store/actions.js';
+import { hadForMs, reach, releasedInMs, type Reached } from '../../src/core/store/soft.js';
+import { copyOf } from '../../src/model/message.js';
+import { NodeStatus_State, TaskState } from '../../src/model/proto/swarmkit_pb.js';
+import { Swarm } from './harness.js';
+
+describe('reach', () => {
+  it('never tells more than was, and at most a step less; few are kept', () => {
+    fc.assert(fc.property(fc.array(fc.tuple(fc.nat(400), fc.nat(3)), { maxLength: 300 }), (steps) => {
+      let reached: Reached = [];
+      let steadyMs = 0;
+      let index = 0n;
+      const since = new Map<bigint, number>();
+      for (const [ms, more] of steps) {
+        steadyMs += ms;
+        for (let i = 0; i < more; i++) since.set(index += 1n, steadyMs);
+        if (more > 0) reached = reach(reached, index, steadyMs);
+      }
+      assert.ok(reached.length <= 310, `${reached.length} kept`);
+      for (const [revision, atMs] of since) {
+        const had = hadForMs({ acked: new Map(), reached, steadyMs }, revision);
+        assert.ok(had <= steadyMs - atMs, 'more than was');
+        assert.ok(had >= Math.min(steadyMs - atMs - 100, 14_900), `${had} of ${steadyMs - atMs}`);
+      }
+      assert.equal(hadForMs({ acked: new Map(), reached, steadyMs }, index + 1n), 0);
+    }));
+  });
+});
+
+describe('what an ended task had', () => {
+  it('is not free by the age of the change, only by how long the leader has known of it', () => {
+    const swarm = new Swarm({ nodes: 2 });
+    const network = swarm.addNetwork('front');
+    const service = swarm.addService('web', { networks: [network] });
+    swarm.settle();
+    const [task] = swarm.running(service);
+    assert.ok(task);
+    swarm.acknowledging = false;
+    // A report of long ago, which came only now: by a manager whose clock is late, or that could not reach a leader.
+    const ended = copyOf(task);
+    assert.ok(ended.status);
+    ended.status.state = TaskState.FAILED;
+    swarm.nowMs -= 60_000;
+    swarm.apply([updateAction('task', ended)]);
+    swarm.nowMs += 60_000;
+    const now = swarm.store.get('task', task.id);
+    assert.ok(now);
+    assert.equal(swarm.store.get('node', task.nodeId)?.status?.state, NodeStatus_State.READY);
+    assert.equal(releasedInMs(swarm.store, swarm.soft, now), 10_000);
+    swarm.nowMs += 9_000;
+    assert.equal(releasedInMs(swarm.store, swarm.soft, now), 1_000);
+    swarm.nowMs += 1_000;
+    assert.equal(releasedInMs(swarm.store, swarm.soft, now), 0);
+  });
+});

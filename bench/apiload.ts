@@ -31,7 +31,9 @@ export async function apiLoad(socketPath: string, inFlight: number, ms: number):
 }
 
 /** Undefined when it was refused. */
-function ask(agent: http.Agent, socketPath: string, method: string, path: string, body: object | undefined): Promise<{ ID?: string } | undefined> {
+function ask(
+  agent: http.Agent, socketPath: string, method: string, path: string, body: object | undefined,
+): Promise<{ ID?: string } | undefined> {
   return new Promise((resolve, reject) => {
     const headers = body === undefined ? {} : { 'content-type': 'application/json' };
     const request = http.request({ agent, socketPath, method, path, headers }, (response) => {

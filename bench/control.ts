@@ -103,7 +103,8 @@ export async function benchControl(options: ControlOptions): Promise<number> {
 
 async function benchInside(options: ControlOptions): Promise<number> {
   const startedMs = performance.now();
-  const progress = (line: string): void => console.error(`bench: ${((performance.now() - startedMs) / 1000).toFixed(0).padStart(4)} s  ${line}`);
+  const seconds = (): string => ((performance.now() - startedMs) / 1000).toFixed(0).padStart(4);
+  const progress = (line: string): void => console.error(`bench: ${seconds()} s  ${line}`);
   const directory = await mkdtemp(path.join(os.tmpdir(), 'skein-bench-'));
   const skein = new SkeinGroup(directory);
   const groups: Group[] = options.peer ? [skein, new EtcdGroup(directory)] : [skein];

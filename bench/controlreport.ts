@@ -60,7 +60,8 @@ function describe(name: string): { unit: string; better: Better } {
   if (name.startsWith('writes_') || name.startsWith('api_writes_')) return { unit: 'writes/s', better: 'higher' };
   if (name === 'schedule') return { unit: 'x time', better: 'lower' };
   if (name.startsWith('p50_') || name.startsWith('api_p50_')) return { unit: 'us', better: 'lower' };
-  return name.startsWith('cpu_') || name.startsWith('api_cpu_') ? { unit: 'us per write', better: 'lower' } : { unit: 'ms', better: 'lower' };
+  const cpu = name.startsWith('cpu_') || name.startsWith('api_cpu_');
+  return cpu ? { unit: 'us per write', better: 'lower' } : { unit: 'ms', better: 'lower' };
 }
 
 export interface Measured {

@@ -260,7 +260,8 @@ function goesBefore(a: Ranked, b: Ranked): boolean {
 function candidateOf(input: SchedulerInput, node: Node): Candidate {
   const resources = node.description?.resources;
   const candidate: Candidate = {
-    node, assigned: 0, tasks: 0, freeCpus: resources?.nanoCpus ?? 0n, freeMemory: resources?.memoryBytes ?? 0n, freeGeneric: unitsOf(resources),
+    node, assigned: 0, tasks: 0, freeCpus: resources?.nanoCpus ?? 0n, freeMemory: resources?.memoryBytes ?? 0n,
+    freeGeneric: unitsOf(resources),
     perService: new Map(), ports: new Set(),
   };
   for (const task of input.view.tasksOfNode(node.id)) {

@@ -175,8 +175,10 @@ export class Consensus {
   /** From another manager. */
   step(message: Message): void {
     if (this.stopped || this.stale) return;
+    const led = this.raft.leader;
     try {
       this.raft.step(message);
+      if (this.raft.leader && !led) this.proposals.leaderChanged(); // Who waits for a leader goes into its first write.
     } catch (error) {
       if (!(error instanceof StaleLog)) throw error;
       this.stale = true;
@@ -273,6 +275,7 @@ export class Consensus {
         await this.wake.wait();
         continue;
       }
+      if (this.leading && this.ledTerm === undefined) await turn();
       const ready = this.raft.ready();
       this.peers.send(ready.early);
       await this.persist(ready);

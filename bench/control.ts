@@ -59,6 +59,8 @@ const ENDPOINT_SAMPLES = 40;
 const TOOLS: Readonly<Record<string, string>> = { setpriv: 'util-linux', unshare: 'util-linux', ip: 'iproute2' };
 const PEER_TOOLS: Readonly<Record<string, string>> = { etcd: 'etcd-server', gcc: 'gcc' };
 
+/** As a shell tells of SIGINT. */
+const INTERRUPTED = 130;
 const INSIDE = 'SKEIN_BENCH_NAMESPACE';
 /** On loopback a prefix is an address each: nodes may not have 127.0.0.0/8 as their data-path address. */
 const ENTER = 'ip link set lo up && ip addr add 10.98.0.1/16 dev lo && exec "$@"';
@@ -90,7 +92,9 @@ export async function benchControl(options: ControlOptions): Promise<number> {
   if (process.env[INSIDE] !== undefined) return benchInside(options);
   const args = ['--pdeathsig', 'TERM', 'unshare', '--net', 'sh', '-c', ENTER, 'sh', process.execPath, ...process.argv.slice(1)];
   const child = spawn('setpriv', args, { stdio: 'inherit', env: { ...process.env, [INSIDE]: '1' } });
+  let stopped = false;
   const stop = (): void => {
+    stopped = true;
     child.kill('SIGTERM');
   };
   process.on('SIGINT', stop);
@@ -98,7 +102,8 @@ export async function benchControl(options: ControlOptions): Promise<number> {
   const [code] = await once(child, 'exit') as [number | null];
   process.off('SIGINT', stop);
   process.off('SIGTERM', stop);
-  return code ?? 1;
+  // Stopped so early that it had begun nothing.
+  return stopped ? INTERRUPTED : code ?? 1;
 }
 
 async function benchInside(options: ControlOptions): Promise<number> {
@@ -129,7 +134,7 @@ async function benchInside(options: ControlOptions): Promise<number> {
   } catch (error) {
     if (!stopped.signal.aborted) throw error;
     console.error('bench: interrupted');
-    return 130;
+    return INTERRUPTED;
   } finally {
     for (const group of groups) await group.close();
     await rm(directory, { recursive: true, force: true });

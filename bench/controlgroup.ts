@@ -31,6 +31,10 @@ class Machine {
   /** One request at a time. */
   ask<T>(request: Request): Promise<T> {
     return new Promise((resolve, reject) => {
+      if (this.child.exitCode !== null || this.child.signalCode !== null || !this.child.connected) {
+        reject(new Error(`${request.op}: the process has ended`));
+        return;
+      }
       const end = (code: unknown): void => reject(new Error(`${request.op}: the process ended (${String(code)})`));
       this.child.once('exit', end);
       this.child.once('message', (answer: { value?: T; error?: string }) => {

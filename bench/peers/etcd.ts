@@ -36,6 +36,7 @@ export class EtcdGroup implements Group {
   private readonly directory: string;
   private readonly members: Member[] = [];
   private urls = '';
+  private closed = false;
 
   constructor(directory: string) {
     this.directory = directory;
@@ -60,6 +61,7 @@ export class EtcdGroup implements Group {
 
   /** Ends with this process. */
   private run(i: number, client: number, peer: number): ChildProcess {
+    if (this.closed) throw new Error('etcd was closed');
     const [own, other] = [`http://127.0.0.1:${client}`, `http://127.0.0.1:${peer}`];
     return spawn('setpriv', ['--pdeathsig', 'KILL', BINARY, '--name', `m${i}`, '--data-dir', path.join(this.directory, `etcd${i}`),
       '--listen-client-urls', own, '--advertise-client-urls', own, '--listen-peer-urls', other, '--initial-advertise-peer-urls', other,
@@ -70,6 +72,7 @@ export class EtcdGroup implements Group {
   private async writable(): Promise<void> {
     const deadline = Date.now() + START_MS;
     while (!(await Promise.all(this.members.map(({ client }) => put(client)))).every(Boolean)) {
+      if (this.closed) throw new Error('etcd was closed');
       if (Date.now() > deadline) throw new Error('etcd did not take a write within 20 s');
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
@@ -124,6 +127,7 @@ export class EtcdGroup implements Group {
   }
 
   async close(): Promise<void> {
+    this.closed = true;
     for (const { child } of this.members) {
       if (child.exitCode !== null || child.signalCode !== null) continue;
       const ended = new Promise((resolve) => child.once('exit', resolve));

@@ -15,7 +15,7 @@ import type { StoreEvent } from '../../core/store/view.js';
 import { RaftLog } from '../../io/raftlog/raftlog.js';
 import { RaftPeers } from '../../io/raftpeers/peers.js';
 import type { ManagerClient } from '../../io/grpc/client.js';
-import { decode } from '../../io/protobuf/codec.js';
+import { decode, encode } from '../../io/protobuf/codec.js';
 import { assert } from '../../lib/assert.js';
 import type { Result } from '../../lib/result.js';
 import { Signal } from '../../lib/signal.js';
@@ -75,7 +75,7 @@ export class Consensus {
     this.tornBytes = tornBytes;
     this.hard = hardState;
     this.store = new Store();
-    if (snapshot !== undefined) this.store.restore(fromBinary(StoreStateSchema, snapshot.data));
+    if (snapshot !== undefined) this.store.restore(decode(StoreStateSchema, snapshot.data));
     this.snapshotIndex = snapshot?.index ?? 0n;
     this.applied = { index: this.snapshotIndex, term: snapshot?.term ?? 0n };
     this.startCommit = hardState.commit;
@@ -320,7 +320,7 @@ export class Consensus {
 
   private restore({ index, term, data }: Snapshot): void {
     const file = fromBinary(SnapshotFileSchema, data);
-    const events = replaceState(this.store, fromBinary(StoreStateSchema, file.data));
+    const events = replaceState(this.store, decode(StoreStateSchema, file.data));
     this.members.replace(file.members);
     this.applied = { index, term };
     this.snapshotIndex = index;
@@ -359,7 +359,7 @@ export class Consensus {
     const { confState } = this.raft.status;
     return create(SnapshotFileSchema, {
       ...this.applied, voters: [...confState.voters], learners: [...confState.learners], members: this.members.list(),
-      data: toBinary(StoreStateSchema, this.store.snapshot()),
+      data: encode(StoreStateSchema, this.store.snapshot()),
     });
   }
 

@@ -4,6 +4,7 @@
 import { fork, type ChildProcess } from 'node:child_process';
 import { createServer, type AddressInfo } from 'node:net';
 import path from 'node:path';
+import { apiLoad } from './apiload.js';
 import type { Group, LoadResult } from './control.js';
 import type { Request } from './controlnode.js';
 import { longestGap } from './peers/etcd.js';
@@ -11,6 +12,7 @@ import { cpuSeconds, residentMiB } from './processes.js';
 
 const PROGRAM = path.resolve(import.meta.dirname, 'controlnode.js');
 const MANAGERS = 3;
+const CROWD_NODES = 25;
 const START_MS = 30_000;
 
 class Machine {
@@ -29,6 +31,10 @@ class Machine {
   /** One request at a time. */
   ask<T>(request: Request): Promise<T> {
     return new Promise((resolve, reject) => {
+      if (this.child.exitCode !== null || this.child.signalCode !== null || !this.child.connected) {
+        reject(new Error(`${request.op}: the process has ended`));
+        return;
+      }
       const end = (code: unknown): void => reject(new Error(`${request.op}: the process ended (${String(code)})`));
       this.child.once('exit', end);
       this.child.once('message', (answer: { value?: T; error?: string }) => {
@@ -61,19 +67,25 @@ async function addressOf(n: number): Promise<string> {
 export class SkeinGroup implements Group {
   readonly name = 'skein';
   private readonly directory: string;
-  private readonly agents: number;
   private managers: Machine[] = [];
   private worker: Machine | undefined;
-  private crowd: Machine | undefined;
+  /** Workers, many to a process. */
+  private crowds: { readonly machine: Machine; readonly nodes: number }[] = [];
+  private workerToken = '';
+  private addresses = 0;
 
-  constructor(directory: string, agents: number) {
+  constructor(directory: string) {
     this.directory = directory;
-    this.agents = agents;
+  }
+
+  private async newAddresses(count: number): Promise<string[]> {
+    const from = this.addresses;
+    this.addresses += count;
+    return Promise.all(Array.from({ length: count }, (_, n) => addressOf(from + n)));
   }
 
   async start(): Promise<void> {
-    const addresses = await Promise.all(Array.from({ length: MANAGERS + 1 + this.agents }, (_, n) => addressOf(n)));
-    const [first = '', ...others] = addresses.slice(0, MANAGERS);
+    const [first = '', ...others] = await this.newAddresses(MANAGERS);
     const founder = new Machine(first, this.directory);
     this.managers = [founder];
     await founder.ask({ op: 'init', address: first });
@@ -83,13 +95,10 @@ export class SkeinGroup implements Group {
       this.managers.push(machine);
       await machine.ask({ op: 'join', addresses: [address], manager: first, token: tokens.manager });
     }
-    const [own = '', ...more] = addresses.slice(MANAGERS);
+    this.workerToken = tokens.worker;
+    const [own = ''] = await this.newAddresses(1);
     this.worker = new Machine(own, this.directory);
     await this.worker.ask({ op: 'join', addresses: [own], manager: first, token: tokens.worker });
-    if (more.length > 0) {
-      this.crowd = new Machine(more[0] ?? '', this.directory);
-      await this.crowd.ask({ op: 'join', addresses: more, manager: first, token: tokens.worker });
-    }
     await (await this.leader()).ask({ op: 'prepare' });
   }
 
@@ -107,6 +116,16 @@ export class SkeinGroup implements Group {
     const pids = this.managers.map(({ pid }) => pid);
     const before = await cpuSeconds(pids);
     const result = await leader.ask<Omit<LoadResult, 'cpuSeconds'>>({ op: 'load', inFlight, ms });
+    return { ...result, cpuSeconds: await cpuSeconds(pids) - before };
+  }
+
+  /** The same through the Docker API of the leader; the load is made here. */
+  async apiLoad(inFlight: number, ms: number): Promise<LoadResult> {
+    const leader = await this.leader();
+    const socketPath = await leader.ask<string>({ op: 'api' });
+    const pids = [process.pid, ...this.managers.map(({ pid }) => pid)];
+    const before = await cpuSeconds(pids);
+    const result = await apiLoad(socketPath, inFlight, ms);
     return { ...result, cpuSeconds: await cpuSeconds(pids) - before };
   }
 
@@ -129,15 +148,34 @@ export class SkeinGroup implements Group {
   async memory(): Promise<Readonly<Record<string, number>>> {
     return {
       manager: await residentMiB(this.managers.map(({ pid }) => pid)),
-      worker: await residentMiB([(this.worker as Machine).pid]),
+      worker: await residentMiB(this.worker === undefined ? [] : [this.worker.pid]),
     };
   }
 
-  async endpoints(samples: number): Promise<{ readonly ms: readonly number[]; readonly nodes: number }> {
-    return (await this.leader()).ask({ op: 'endpoints', samples, replicas: 6 });
+  /** On so many nodes, managers included: the worker leaves, or others come. */
+  async endpoints(nodes: number, samples: number): Promise<{ readonly ms: readonly number[]; readonly nodes: number }> {
+    const leader = await this.leader();
+    await this.worker?.end('SIGKILL');
+    this.worker = undefined;
+    let more = nodes - MANAGERS - this.crowds.reduce((sum, crowd) => sum + crowd.nodes, 0);
+    while (more > 0) {
+      const addresses = await this.newAddresses(Math.min(more, CROWD_NODES));
+      const machine = new Machine(addresses[0] as string, this.directory);
+      this.crowds.push({ machine, nodes: addresses.length });
+      await machine.ask({ op: 'join', addresses, manager: leader.address, token: this.workerToken });
+      more -= addresses.length;
+    }
+    return leader.ask({ op: 'endpoints', samples, replicas: 6, nodes });
+  }
+
+  /** All nodes but the managers. */
+  async dismiss(): Promise<void> {
+    await Promise.all([this.worker, ...this.crowds.map(({ machine }) => machine)].map((machine) => machine?.end('SIGKILL')));
+    this.worker = undefined;
+    this.crowds = [];
   }
 
   async close(): Promise<void> {
-    await Promise.all([...this.managers, this.worker, this.crowd].map((machine) => machine?.end('SIGKILL')));
+    await Promise.all([...this.managers.map((machine) => machine.end('SIGKILL')), this.dismiss()]);
   }
 }

@@ -2,7 +2,6 @@
 // disk as ours. Writes come from etcdput (gRPC, one thread) at the leader; the gap from its JSON gateway.
 
 import { execFile, spawn, type ChildProcess } from 'node:child_process';
-import { existsSync } from 'node:fs';
 import http from 'node:http';
 import { createServer, type AddressInfo } from 'node:net';
 import path from 'node:path';
@@ -10,7 +9,7 @@ import { promisify } from 'node:util';
 import { cpuSeconds, residentMiB } from '../processes.js';
 import type { Group, LoadResult } from '../control.js';
 
-const BINARY = '/usr/bin/etcd';
+const BINARY = 'etcd';
 const SOURCE = path.resolve(import.meta.dirname, '../../../bench/peers/etcdput.c');
 const CONNECTIONS: Readonly<Record<number, readonly [number, number]>> = { 1: [1, 1], 64: [4, 16], 512: [8, 64] };
 const START_MS = 20_000;
@@ -22,11 +21,6 @@ interface Member {
   readonly client: number;
   readonly peer: number;
   child: ChildProcess;
-}
-
-/** Undefined, or why there is nothing to compare with. */
-export function etcdUnsupported(): string | undefined {
-  return existsSync(BINARY) ? undefined : 'unsupported: etcd is not installed (apt-get install etcd-server)';
 }
 
 async function freePort(): Promise<number> {
@@ -42,6 +36,7 @@ export class EtcdGroup implements Group {
   private readonly directory: string;
   private readonly members: Member[] = [];
   private urls = '';
+  private closed = false;
 
   constructor(directory: string) {
     this.directory = directory;
@@ -66,6 +61,7 @@ export class EtcdGroup implements Group {
 
   /** Ends with this process. */
   private run(i: number, client: number, peer: number): ChildProcess {
+    if (this.closed) throw new Error('etcd was closed');
     const [own, other] = [`http://127.0.0.1:${client}`, `http://127.0.0.1:${peer}`];
     return spawn('setpriv', ['--pdeathsig', 'KILL', BINARY, '--name', `m${i}`, '--data-dir', path.join(this.directory, `etcd${i}`),
       '--listen-client-urls', own, '--advertise-client-urls', own, '--listen-peer-urls', other, '--initial-advertise-peer-urls', other,
@@ -76,6 +72,7 @@ export class EtcdGroup implements Group {
   private async writable(): Promise<void> {
     const deadline = Date.now() + START_MS;
     while (!(await Promise.all(this.members.map(({ client }) => put(client)))).every(Boolean)) {
+      if (this.closed) throw new Error('etcd was closed');
       if (Date.now() > deadline) throw new Error('etcd did not take a write within 20 s');
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
@@ -137,6 +134,7 @@ export class EtcdGroup implements Group {
   }
 
   async close(): Promise<void> {
+    this.closed = true;
     for (const { child } of this.members) {
       if (child.exitCode !== null || child.signalCode !== null) continue;
       const ended = new Promise((resolve) => child.once('exit', resolve));

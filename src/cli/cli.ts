@@ -23,6 +23,12 @@ function integer(text: string): number {
   return Number(text);
 }
 
+function counts(text: string): number[] {
+  const numbers = text.split(',').map(integer);
+  if (numbers.some((number) => number < 3)) throw new InvalidArgumentError('there are three managers at least');
+  return numbers;
+}
+
 /** 300, 300ms or 0.3s; below a second, so that what is compared runs at about the same time. */
 function slice(text: string): number {
   const [, value, unit] = /^(\d+(?:\.\d+)?)(ms|s)?$/.exec(text) ?? [];
@@ -115,6 +121,15 @@ function addBackup(program: Command): void {
     .action(restoreCommand);
 }
 
+interface ControlBenchRequest {
+  readonly slice: number;
+  readonly rounds: number;
+  readonly failovers: number;
+  readonly agents: readonly number[];
+  readonly peer: boolean;
+  readonly json: boolean;
+}
+
 function addBench(program: Command, exit: (code: number) => void): void {
   const bench = program.command('bench').description('measure beside peers, in one run');
   bench.command('overlay')
@@ -132,9 +147,10 @@ function addBench(program: Command, exit: (code: number) => void): void {
     .option('--rounds <n>', 'rounds', integer, 9)
     .option('--slice <duration>', 'length of one measurement', slice, 300)
     .option('--failovers <n>', 'ends of the leader, of each kind', integer, 3)
-    .option('--agents <n>', 'more agents, in one process', integer, 0)
+    .option('--agents <list>', 'nodes when an endpoint changes, e.g. 3,30,100', counts, [3, 30, 100])
+    .option('--no-peer', 'without etcd')
     .option('--json', 'for scripts', false)
-    .action(async ({ slice: sliceMs, ...options }: { slice: number; rounds: number; failovers: number; agents: number; json: boolean }) => {
+    .action(async ({ slice: sliceMs, ...options }: ControlBenchRequest) => {
       if (options.rounds < 1) throw new InvalidArgumentError('--rounds must be at least 1');
       exit(await (await import('../../bench/control.js')).benchControl({ sliceMs, ...options }));
     });

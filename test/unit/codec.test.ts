@@ -127,7 +127,8 @@ describe('frames between managers', () => {
       const frame = encodeFrame(messages);
       const batch = fromBinary(RaftBatchSchema, frame.subarray(LENGTH_BYTES));
       assert.deepEqual(Buffer.from(toBinary(RaftBatchSchema, batch)), frame.subarray(LENGTH_BYTES));
-      const told = (of: readonly { to: bigint; from: bigint; context: bigint }[]): bigint[][] => of.map(({ to, from, context }) => [to, from, context]);
+      const told = (of: readonly { to: bigint; from: bigint; context: bigint }[]): bigint[][] =>
+        of.map(({ to, from, context }) => [to, from, context]);
       assert.deepEqual(told(batch.messages), told(messages));
       const reader = new FrameReader();
       const sent = Buffer.concat([frame, PING, frame]);
@@ -201,10 +202,14 @@ describe('records of the log', () => {
           const name = kind === EntryKind.NORMAL ? 'normal' : 'confChange';
           return { kind: 'entry', entry: { index, term, kind: name, data: Buffer.from(data) } };
         }
-        if (record.case === 'hardState') return { kind: 'hardState', hardState: { term: record.value.term, vote: record.value.vote, commit: record.value.commit } };
+        if (record.case === 'hardState') {
+          const { term, vote, commit } = record.value;
+          return { kind: 'hardState', hardState: { term, vote, commit } };
+        }
         return { kind: 'reset', index: record.value?.index, term: record.value?.term };
       });
-      assert.deepEqual(read, records.map((one) => (one.kind === 'entry' ? { ...one, entry: { ...one.entry, data: Buffer.from(one.entry.data) } } : one)));
+      const asBuffer = (one: Entry): Entry => ({ ...one, data: Buffer.from(one.data) });
+      assert.deepEqual(read, records.map((one) => (one.kind === 'entry' ? { ...one, entry: asBuffer(one.entry) } : one)));
     }
   });
 });

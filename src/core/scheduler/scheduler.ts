@@ -21,12 +21,14 @@ export interface SchedulerInput {
   readonly nowMs: number;
 }
 
-const ASSIGNMENTS_MAX = 200;
+const ASSIGNMENTS_MAX = 2000;
 const FAILURES = 5;
 const FAILURE_WINDOW_MS = 5 * 60_000;
 
 interface Candidate {
   readonly node: Node;
+  /** In this pass. */
+  assigned: number;
   tasks: number;
   freeCpus: bigint;
   freeMemory: bigint;
@@ -126,27 +128,140 @@ export function schedule(input: SchedulerInput): readonly StoreAction[] {
   const pending = input.view.list('task').filter((task) => stateOf(task) === TaskState.PENDING && desiredOf(task) <= TaskState.RUNNING);
   if (pending.length === 0) return [];
   const candidates = input.view.list('node').map((node) => candidateOf(input, node));
+  const byNode = new Map(candidates.map((candidate) => [candidate.node.id, candidate]));
+  const alike = new Map<string, Ranking>();
   const actions: StoreAction[] = [];
-  pending.sort((a, b) => timestampMs(a.meta?.createdAt) - timestampMs(b.meta?.createdAt) || compareText(a.id, b.id));
-  for (const task of pending) {
+  for (const task of oldestFirst(pending)) {
     if (actions.length >= ASSIGNMENTS_MAX) break;
-    const pool = task.nodeId === '' ? candidates : candidates.filter((c) => c.node.id === task.nodeId);
-    const { fit, reason } = filter(task, pool, input);
-    const best = pick(input, task, fit);
+    let best: Candidate | undefined;
+    let reason: string;
+    if (task.nodeId === '' && ranked(task)) {
+      const key = `${task.serviceId} ${task.specVersion?.index}`;
+      let ranking = alike.get(key);
+      if (ranking === undefined) alike.set(key, ranking = new Ranking(input, task, candidates));
+      best = ranking.best();
+      reason = best === undefined ? ranking.reason() : '';
+    } else {
+      const own = byNode.get(task.nodeId);
+      const pool = task.nodeId === '' ? candidates : own === undefined ? [] : [own];
+      const fits = filter(task, pool, input);
+      best = pick(input, task, fits.fit);
+      ({ reason } = fits);
+    }
     if (best === undefined) {
       if (task.status?.err !== reason) actions.push(updateAction('task', withReason(input, task, reason)));
       continue;
     }
     account(best, task, 1);
+    best.assigned += 1;
     actions.push(updateAction('task', assign(input, task, best.node)));
   }
   return actions;
 }
 
+function oldestFirst(tasks: readonly Task[]): readonly Task[] {
+  return tasks.map((task) => ({ task, at: timestampMs(task.meta?.createdAt) }))
+    .sort((a, b) => a.at - b.at || compareText(a.task.id, b.task.id)).map(({ task }) => task);
+}
+
+/** Tasks of one service and version are alike: what fits one fits all. Where groups of nodes are counted, they change too much. */
+function ranked(task: Task): boolean {
+  return task.serviceId !== '' && task.specVersion !== undefined && (task.spec?.placement?.preferences.length ?? 0) === 0;
+}
+
+/**
+ * The nodes for tasks that are alike, the best first, in a heap. Within a pass nodes only fill up: one that was given a task
+ * since it was looked at is looked at again when it comes up, and goes down or out.
+ */
+class Ranking {
+  private readonly input: SchedulerInput;
+  private readonly task: Task;
+  private readonly candidates: readonly Candidate[];
+  private readonly enabled: readonly Filter[];
+  private readonly failing: ReadonlySet<string>;
+  private readonly heap: Ranked[];
+  private refused: { readonly assigned: number; readonly reason: string } | undefined;
+
+  constructor(input: SchedulerInput, task: Task, candidates: readonly Candidate[]) {
+    this.input = input;
+    this.task = task;
+    this.candidates = candidates;
+    this.enabled = FILTERS.filter((f) => f.enabled(task));
+    this.failing = failingNodes(input, task);
+    this.heap = candidates.flatMap((candidate, order) => this.fits(candidate) ? [this.rank(candidate, order)] : []);
+    for (let at = (this.heap.length >> 1) - 1; at >= 0; at--) this.sink(at);
+  }
+
+  best(): Candidate | undefined {
+    for (let top = this.heap[0]; top !== undefined; top = this.heap[0]) {
+      const { candidate, order, assigned } = top;
+      if (candidate.assigned === assigned) return candidate;
+      if (this.fits(candidate)) {
+        this.heap[0] = this.rank(candidate, order);
+      } else {
+        const last = this.heap.pop() as Ranked;
+        if (this.heap.length === 0) break;
+        this.heap[0] = last;
+      }
+      this.sink(0);
+    }
+    return undefined;
+  }
+
+  /** Counted anew only after something was assigned. */
+  reason(): string {
+    const assigned = this.candidates.reduce((sum, candidate) => sum + candidate.assigned, 0);
+    if (this.refused?.assigned !== assigned) this.refused = { assigned, reason: filter(this.task, this.candidates, this.input).reason };
+    return this.refused.reason;
+  }
+
+  private fits(candidate: Candidate): boolean {
+    return this.enabled.every((f) => f.check(this.task, candidate, this.input));
+  }
+
+  private rank(candidate: Candidate, order: number): Ranked {
+    return {
+      candidate, order, assigned: candidate.assigned, failing: this.failing.has(candidate.node.id),
+      service: candidate.perService.get(this.task.serviceId) ?? 0, tasks: candidate.tasks,
+    };
+  }
+
+  private sink(from: number): void {
+    const { heap } = this;
+    for (let at = from; ;) {
+      let least = at;
+      for (const child of [2 * at + 1, 2 * at + 2]) {
+        if (child < heap.length && goesBefore(heap[child] as Ranked, heap[least] as Ranked)) least = child;
+      }
+      if (least === at) return;
+      [heap[at], heap[least]] = [heap[least] as Ranked, heap[at] as Ranked];
+      at = least;
+    }
+  }
+}
+
+/** As it was when it was put there. */
+interface Ranked {
+  readonly candidate: Candidate;
+  readonly order: number;
+  readonly assigned: number;
+  readonly failing: boolean;
+  readonly service: number;
+  readonly tasks: number;
+}
+
+/** The order of before(); among equals the node's. */
+function goesBefore(a: Ranked, b: Ranked): boolean {
+  if (a.failing !== b.failing) return b.failing;
+  if (a.service !== b.service) return a.service < b.service;
+  return a.tasks !== b.tasks ? a.tasks < b.tasks : a.order < b.order;
+}
+
 function candidateOf(input: SchedulerInput, node: Node): Candidate {
   const resources = node.description?.resources;
   const candidate: Candidate = {
-    node, tasks: 0, freeCpus: resources?.nanoCpus ?? 0n, freeMemory: resources?.memoryBytes ?? 0n, freeGeneric: unitsOf(resources),
+    node, assigned: 0, tasks: 0, freeCpus: resources?.nanoCpus ?? 0n, freeMemory: resources?.memoryBytes ?? 0n,
+    freeGeneric: unitsOf(resources),
     perService: new Map(), ports: new Set(),
   };
   for (const task of input.view.tasksOfNode(node.id)) {

@@ -15,7 +15,7 @@ import type { StoreEvent } from '../../core/store/view.js';
 import { RaftLog } from '../../io/raftlog/raftlog.js';
 import { RaftPeers } from '../../io/raftpeers/peers.js';
 import type { ManagerClient } from '../../io/grpc/client.js';
-import { decode } from '../../io/protobuf/codec.js';
+import { decode, encode } from '../../io/protobuf/codec.js';
 import { assert } from '../../lib/assert.js';
 import type { Result } from '../../lib/result.js';
 import { Signal } from '../../lib/signal.js';
@@ -75,7 +75,7 @@ export class Consensus {
     this.tornBytes = tornBytes;
     this.hard = hardState;
     this.store = new Store();
-    if (snapshot !== undefined) this.store.restore(fromBinary(StoreStateSchema, snapshot.data));
+    if (snapshot !== undefined) this.store.restore(decode(StoreStateSchema, snapshot.data));
     this.snapshotIndex = snapshot?.index ?? 0n;
     this.applied = { index: this.snapshotIndex, term: snapshot?.term ?? 0n };
     this.startCommit = hardState.commit;
@@ -175,8 +175,10 @@ export class Consensus {
   /** From another manager. */
   step(message: Message): void {
     if (this.stopped || this.stale) return;
+    const led = this.raft.leader;
     try {
       this.raft.step(message);
+      if (this.raft.leader && !led) this.proposals.leaderChanged(); // Who waits for a leader goes into its first write.
     } catch (error) {
       if (!(error instanceof StaleLog)) throw error;
       this.stale = true;
@@ -273,6 +275,7 @@ export class Consensus {
         await this.wake.wait();
         continue;
       }
+      if (this.leading && this.ledTerm === undefined) await turn();
       const ready = this.raft.ready();
       this.peers.send(ready.early);
       await this.persist(ready);
@@ -317,7 +320,7 @@ export class Consensus {
 
   private restore({ index, term, data }: Snapshot): void {
     const file = fromBinary(SnapshotFileSchema, data);
-    const events = replaceState(this.store, fromBinary(StoreStateSchema, file.data));
+    const events = replaceState(this.store, decode(StoreStateSchema, file.data));
     this.members.replace(file.members);
     this.applied = { index, term };
     this.snapshotIndex = index;
@@ -356,7 +359,7 @@ export class Consensus {
     const { confState } = this.raft.status;
     return create(SnapshotFileSchema, {
       ...this.applied, voters: [...confState.voters], learners: [...confState.learners], members: this.members.list(),
-      data: toBinary(StoreStateSchema, this.store.snapshot()),
+      data: encode(StoreStateSchema, this.store.snapshot()),
     });
   }
 

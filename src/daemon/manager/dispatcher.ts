@@ -145,7 +145,8 @@ async function assignments(manager: Manager, request: AssignmentsRequest, caller
   let sequence = 0;
   const concerns = (event: StoreEvent): boolean =>
     (event.kind === 'task' && (event.object.nodeId === nodeId || event.old?.nodeId === nodeId))
-    || event.kind === 'secret' || event.kind === 'config';
+    || (event.kind === 'secret' && (event.action === 'create' || sent.secrets.has(event.object.id)))
+    || (event.kind === 'config' && (event.action === 'create' || sent.configs.has(event.object.id)));
   await follow(manager, nodeId, out.closed, concerns, async () => {
     if (sequence > 0) await new Promise((resolve) => setTimeout(resolve, ASSIGNMENT_DEBOUNCE_MS));
     if (manager.sessions.check(nodeId, request.sessionId) !== 'ok') refuse('aborted', 'the node has a newer session');

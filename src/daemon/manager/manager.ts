@@ -102,7 +102,8 @@ export class Manager implements ManagerBackend {
   start(onCrash: (error: unknown) => void): void {
     this.unsubscribe.push(this.consensus.onEvents((events) => {
       if (this.leadership !== undefined) this.observe(events);
-      this.dirty.raise();
+      // No stage looks at what tasks are given to read.
+      if (events.some(({ kind }) => kind !== 'config' && kind !== 'secret')) this.dirty.raise();
     }));
     const changed = (leading: boolean): void => {
       this.endTerm();

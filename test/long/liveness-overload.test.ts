@@ -9,7 +9,8 @@ import os from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import type { ControlReport } from '../../bench/control.js';
-import { EtcdGroup, etcdUnsupported } from '../../bench/peers/etcd.js';
+import { missingTools } from '../../bench/control.js';
+import { EtcdGroup } from '../../bench/peers/etcd.js';
 import { api } from '../../src/lab/dockerapi.js';
 import { startAgent } from '../../src/lab/lab.js';
 import type { LabNode } from '../../src/lab/plan.js';
@@ -33,9 +34,8 @@ interface NodeJson {
 }
 
 describe('the end of a leader and of a node, and an overloaded machine', { timeout: BUSY_MS + BENCH_MS + 240_000 }, () => {
-  const unsupported = etcdUnsupported();
-  // "unsupported: etcd is not installed ..."
-  const skip = unsupported ?? false;
+  const unsupported = missingTools(true);
+  const skip = unsupported === undefined ? false : `unsupported: ${unsupported}`;
   let lab: Lab;
   let load: BusyLoops | undefined;
   let peer: EtcdGroup | undefined;

@@ -31,6 +31,7 @@ export class NodeGroup {
   private readonly joining = new Map<SimWorker, { looks: number }>();
   private readonly ending = new Set<SimWorker>();
   private asked = 0;
+  private seen = 0n;
 
   constructor(world: SwarmWorld) {
     this.world = world;
@@ -52,6 +53,10 @@ export class NodeGroup {
   private look(): void {
     const { world } = this;
     const view = world.newest();
+    world.clock.after(LOOK_MS, () => this.look());
+    // Managers that all began anew know nothing yet.
+    if (view.index < this.seen) return;
+    this.seen = view.index;
     for (const worker of [...world.workers.values()]) if (view.get('node', worker.id) === undefined) this.end(worker);
     for (const [id, wish] of this.leaving) {
       if (wish.looks++ % ASK_AGAIN_LOOKS !== 0) continue;
@@ -71,7 +76,6 @@ export class NodeGroup {
         this.ask((now) => ({ ok: true, value: { actions: now.get('node', worker.id) === undefined ? creation : [] } }));
       }
     }
-    world.clock.after(LOOK_MS, () => this.look());
   }
 
   private ask(build: (view: ReadTx, nowMs: number) => Result<{ readonly actions: readonly StoreAction[] }>): void {

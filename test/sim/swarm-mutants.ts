@@ -76,11 +76,11 @@ export async function mutantStages(name: string): Promise<Core> {
   const { file, from, to } = SWARM_MUTANTS[name] as Mutant;
   // Beside the real one, so that its imports lead to the same places; several processes do it at once.
   const folder = `${built}-mutant-${process.pid}-${Object.keys(SWARM_MUTANTS).indexOf(name)}`;
+  const text = readFileSync(path.join(built, `${file}.js`), 'utf8');
+  if (text.split(from).length !== 2) throw new Error(`mutant "${name}": ${file} does not have its code exactly once: ${from}`);
   rmSync(folder, { recursive: true, force: true });
   cpSync(built, folder, { recursive: true });
   const target = path.join(folder, `${file}.js`);
-  const text = readFileSync(target, 'utf8');
-  if (text.split(from).length !== 2) throw new Error(`mutant "${name}": ${file} does not have its code exactly once: ${from}`);
   writeFileSync(target, text.replace(from, () => to));
   const core: Record<string, unknown> = { ...CORE };
   for (const one of FILES) {

@@ -74,7 +74,7 @@ describe('a backup of one manager of several', () => {
     await first.node.close();
     assert.ok(performance.now() - closing < 10_000, 'a manager that lost its quorum ends');
     const { out } = await skein('restore', '--from', file, '--state-dir', stateDir);
-    assert.match(out, /one of 2 managers.*--force-new-cluster/);
+    assert.match(out, /one of 2 managers[^]*--force-new-cluster/);
     await started(stateDir, first.address, async (restored) => {
       assert.equal(restored.node.local().state, 'error');
       unwrap(await restored.init({ forceNewCluster: true }));

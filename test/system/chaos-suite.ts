@@ -17,7 +17,7 @@ import { IMAGE, Lab, eventually, pidsOf } from './fixture.js';
 
 const WRITERS = 4;
 /** An election after a silent end takes one to two seconds; a second fault may hit the new leader at once. */
-const GAP_MAX_MS = 12_000;
+const GAP_MAX_MS = 8000;
 const SETTLE_TIMEOUT_MS = 30_000;
 const LOOK_MS = 100;
 

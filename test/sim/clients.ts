@@ -2,7 +2,8 @@
 // it takes for the leader, and tries again elsewhere with the same command id until it is answered or gives up.
 // A register is a service of the store: its version is the index of the last write.
 
-import { clone, create, toBinary } from '@bufbuild/protobuf';
+import { clone, create } from '@bufbuild/protobuf';
+import { encode } from '../../src/model/codec.js';
 import { createAction, updateAction } from '../../src/core/store/actions.js';
 import type { Store } from '../../src/core/store/store.js';
 import { timestampFromMs } from '../../src/lib/time.js';
@@ -145,6 +146,6 @@ export class Client {
     const action = existing === undefined
       ? createAction('service', create(ServiceSchema, { id: key, spec }))
       : updateAction('service', Object.assign(clone(ServiceSchema, existing), { spec }));
-    return toBinary(CommandSchema, create(CommandSchema, { id, time: timestampFromMs(EPOCH_MS + this.world.clock.nowMs), actions: [action] }));
+    return encode(CommandSchema, create(CommandSchema, { id, time: timestampFromMs(EPOCH_MS + this.world.clock.nowMs), actions: [action] }));
   }
 }

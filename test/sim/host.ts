@@ -1,7 +1,7 @@
 // A process of the simulation: one member's RaftNode and Store, and the shell between them, the disk and the network. It
 // does what daemon/manager/consensus does, on simulated time. `bugs` are deliberate ones, for the simulator's own test.
 
-import { toBinary } from '@bufbuild/protobuf';
+import { encode } from '../../src/model/codec.js';
 import { decodeConfChange } from '../../src/core/raft/confchange.js';
 import type { RaftNode } from '../../src/core/raft/raft.js';
 import type { ConfState, Entry, Message, Ready } from '../../src/core/raft/types.js';
@@ -327,7 +327,7 @@ export class Host {
     checker.conf(this.id, index, confState);
     this.mark('snapshot taken');
     if (bugs.has('compact-without-snapshot')) this.disk.dropUpTo(index);
-    else this.disk.saveSnapshot({ index, term, confState, data: toBinary(StoreStateSchema, this.store.snapshot()) });
+    else this.disk.saveSnapshot({ index, term, confState, data: encode(StoreStateSchema, this.store.snapshot()) });
     const keep = index + 1n - BigInt(random.below(20));
     this.raft.compact({ index, term, confState }, keep > 1n ? keep : 1n);
   }

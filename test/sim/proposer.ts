@@ -1,7 +1,8 @@
 // Proposals of a simulated manager: daemon/manager/proposals.ts on simulated time. A command is offered again, here or to
 // whoever leads, until it is applied on this replica; the same id, so that it takes effect once.
 
-import { create, toBinary } from '@bufbuild/protobuf';
+import { create } from '@bufbuild/protobuf';
+import { encode as toBytes } from '../../src/model/codec.js';
 import type { ReadTx } from '../../src/core/store/view.js';
 import type { AppError, Result } from '../../src/lib/result.js';
 import { timestampFromMs } from '../../src/lib/time.js';
@@ -95,5 +96,5 @@ export function isRace(error: AppError): boolean {
 }
 
 export function encode(id: string, nowMs: number, actions: readonly StoreAction[]): Uint8Array {
-  return toBinary(CommandSchema, create(CommandSchema, { id, time: timestampFromMs(nowMs), actions: [...actions] }));
+  return toBytes(CommandSchema, create(CommandSchema, { id, time: timestampFromMs(nowMs), actions: [...actions] }));
 }

@@ -2,7 +2,7 @@
 // what it may change (the objects of a command, which Store.apply stamps); all below is shared and never written again.
 // `checked`: it is frozen, so that a write ends the run (test/sim/shared.test.ts).
 
-import { fromBinary } from '@bufbuild/protobuf';
+import { decode } from '../../src/model/codec.js';
 import { CommandSchema, StoreStateSchema, type Command, type StoreState } from '../../src/model/proto/skein_pb.js';
 import type { StoreAction } from '../../src/model/proto/swarmkit_pb.js';
 import type { Hasher } from './hashing.js';
@@ -20,7 +20,7 @@ export class Shared {
 
   command(data: Uint8Array): Command {
     let shared = this.commands.get(data);
-    if (shared === undefined) this.commands.set(data, shared = this.seal(fromBinary(CommandSchema, data)));
+    if (shared === undefined) this.commands.set(data, shared = this.seal(decode(CommandSchema, data)));
     return { ...shared, actions: shared.actions.map((action) => this.own(action)) };
   }
 
@@ -36,7 +36,7 @@ export class Shared {
 
   state(data: Uint8Array): StoreState {
     let shared = this.states.get(data);
-    if (shared === undefined) this.states.set(data, shared = this.seal(fromBinary(StoreStateSchema, data)));
+    if (shared === undefined) this.states.set(data, shared = this.seal(decode(StoreStateSchema, data)));
     return shared;
   }
 

@@ -21,14 +21,13 @@ export class StateHash {
   constructor(world: Pick<World, 'hasher' | 'shared'>, store: Store) {
     this.world = world;
     for (const kind of KINDS) for (const object of store.list(kind)) this.toggle(kind, object);
-    this.remember(store.recentIds(), 0);
+    this.remember(store, 0);
   }
 
   applied(store: Store, result: Result<Applied>): void {
-    const ids = store.recentIds();
     // As many as before, but another one at the end: the oldest was let go.
-    if (ids.length === this.recentCount && ids.at(-1) !== this.newest) this.remember(ids, 0);
-    else if (ids.length > this.recentCount) this.remember(ids, this.recentCount);
+    if (store.recentCount === this.recentCount && store.newestId !== this.newest) this.remember(store, 0);
+    else if (store.recentCount > this.recentCount) this.remember(store, this.recentCount);
     if (!result.ok) return;
     for (const { kind, action, object, old } of result.value.events) {
       if (old !== undefined) this.toggle(kind, old);
@@ -38,11 +37,11 @@ export class StateHash {
     }
   }
 
-  private remember(ids: readonly string[], from: number): void {
+  private remember(store: Store, from: number): void {
     if (from === 0) this.recent = 0;
-    for (let at = from; at < ids.length; at++) this.recent = hashPair(this.recent, hashText(ids[at] as string));
-    this.recentCount = ids.length;
-    this.newest = ids.at(-1);
+    for (const id of store.recentIds(from)) this.recent = hashPair(this.recent, this.world.hasher.of(id));
+    this.recentCount = store.recentCount;
+    this.newest = store.newestId;
   }
 
   value(store: Store): number {

@@ -11,7 +11,8 @@ import { SWARM_MARKS } from './swarm-checker.js';
 
 const FIRST_SEED = 1;
 const SEEDS = 2_000;
-const MINUTES = 1;
+/** Of faults, each; `npm run sim` and test/long give more. */
+const MINUTES = 0.5;
 const SHOWN_MAX = 5;
 
 const jobs = (first: number, count: number, minutes: number): Job[] =>

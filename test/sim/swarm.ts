@@ -1,7 +1,8 @@
 // One simulated run of a whole swarm: a group of managers whose leader decides, nodes that run tasks, clients that ask for
 // changes, and faults of all of them for a while; then peace, in which what is wanted must come about. All from one seed.
 
-import { create, toBinary } from '@bufbuild/protobuf';
+import { create } from '@bufbuild/protobuf';
+import { encode } from '../../src/model/codec.js';
 import { decide } from '../../src/core/agent/decide.js';
 import { allocate } from '../../src/core/allocator/allocator.js';
 import { assignmentsOf, diffAssignments } from '../../src/core/dispatcher/assignments.js';
@@ -86,8 +87,8 @@ export interface SwarmOutcome {
 const REST_MS_MAX = 120_000;
 const REST_STEP_MS = 1_000;
 const REST_TRIES = 10;
-const CALM_MS = 30_000;
-const CALM_GAP_MS_MAX = 20_000;
+const CALM_MS = 120_000;
+const CALM_GAP_MS_MAX = 60_000;
 const SCALE = 20;
 const SNAPSHOT_SCALE = 4;
 
@@ -160,7 +161,7 @@ export function simulateSwarm(options: SwarmOptions): SwarmOutcome {
   const count = random.between(2, 6);
   for (let i = 1; i <= count; i++) world.workers.set(`node${i}`, new SimWorker(world, world.nextNumber()));
   const first = create(CommandSchema, { id: 'bootstrap', time: timestampFromMs(world.nowMs()), actions: firstObjects(world) });
-  if (world.hosts.get(1n)?.offer(toBinary(CommandSchema, first)) !== true) throw new Violation('the swarm cannot begin');
+  if (world.hosts.get(1n)?.offer(encode(CommandSchema, first)) !== true) throw new Violation('the swarm cannot begin');
   clock.run(clock.nowMs + 500);
   for (const worker of world.workers.values()) worker.start();
   const clients = ['a', 'b', 'c'].map((name) => new ApiClient(world, name));

@@ -195,6 +195,22 @@ describe('failing update', () => {
     assert.match(swarm.get('service', id).updateStatus?.message ?? '', /update paused due to failure or early termination of task/);
   });
 
+  it('that pauses ends what it began: a place has one task once its new one runs', () => {
+    const options: ServiceOptions = {
+      replicas: 2, restart: { delayMs: 1000 }, update: { failureAction: Action.PAUSE, order: Order.START_FIRST, parallelism: 2, monitorMs: 5000 },
+    };
+    const { swarm, id, state } = deployed(options);
+    swarm.behave = (task) => (imageOf(task) === 'app:1' ? 'run' : task.slot === 1n ? 'fail' : 'hang');
+    swarm.updateService(id, { ...options, image: 'app:2' });
+    swarm.advance(500);
+    assert.equal(state(), State.PAUSED);
+    assert.deepEqual(swarm.images(id), ['app:1', 'app:1']);
+    swarm.behave = (task) => (imageOf(task) === 'app:2' && task.slot === 1n ? 'fail' : 'run');
+    swarm.advance(30_000);
+    assert.deepEqual(swarm.images(id), ['app:1', 'app:2']);
+    assert.equal(state(), State.PAUSED);
+  });
+
   it('goes on after another update', () => {
     const { swarm, id, state, options } = failing(Action.PAUSE);
     swarm.updateService(id, { ...options, image: 'app:3' });

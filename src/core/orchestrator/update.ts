@@ -34,9 +34,13 @@ export function reconcileUpdate(input: Input, change: Change, service: Service):
   if (change.touched(service.id)) return;
   const places = [...placesOf(service, input.view.tasksOfService(service.id)).values()];
   const state = service.updateStatus?.state ?? State.UNKNOWN;
-  if (state === State.PAUSED || state === State.ROLLBACK_PAUSED) return;
   const active = state === State.UPDATING || state === State.ROLLBACK_STARTED;
   const dirty = places.filter((place) => isDirty(service, place, input.nowMs));
+  if (state === State.PAUSED || state === State.ROLLBACK_PAUSED) {
+    // Nothing is begun. What was begun ends (SwarmKit's workers do): two tasks would be in one place for good.
+    for (const place of dirty) if (!isTouched(change, place)) finishPlace(input, change, service, place);
+    return;
+  }
   if (!active) {
     if (dirty.length > 0) setStatus(input, change, service, State.UPDATING, 'update in progress');
     return;
@@ -47,7 +51,7 @@ export function reconcileUpdate(input: Input, change: Change, service: Service):
   let budget = (parallelism === 0 ? Number.MAX_SAFE_INTEGER : parallelism) - progress.inFlight;
   for (const place of dirty) {
     if (budget <= 0 || change.full) break;
-    if (place.runnable.some((task) => change.touched(task.id))) continue;
+    if (isTouched(change, place)) continue;
     if (updatePlace(input, change, service, place, progress.config)) budget -= 1;
   }
   if (dirty.length === 0 && progress.inFlight === 0) complete(input, change, service, progress);
@@ -155,15 +159,28 @@ function rollBack(input: Input, change: Change, service: Service): void {
   change.updateService(next);
 }
 
+function isTouched(change: Change, place: Place): boolean {
+  return place.runnable.some((task) => change.touched(task.id));
+}
+
+function outdated(service: Service, place: Place): Task[] {
+  return place.runnable.filter((task) => isTaskDirty(service, task));
+}
+
+/** start-first: the old task goes once the new one runs. False where there is no new one yet. */
+function finishPlace(input: Input, change: Change, service: Service, place: Place): boolean {
+  const fresh = place.runnable.find((task) => !isTaskDirty(service, task));
+  if (fresh === undefined) return false;
+  if (stateOf(fresh) === TaskState.RUNNING) {
+    for (const task of outdated(service, place)) stopTask(input, change, task, TaskState.SHUTDOWN);
+  }
+  return true;
+}
+
 /** Replaces the tasks of one place; true when something was started. */
 function updatePlace(input: Input, change: Change, service: Service, place: Place, config: UpdateConfig): boolean {
-  const old = place.runnable.filter((task) => isTaskDirty(service, task));
-  const fresh = place.runnable.find((task) => !isTaskDirty(service, task));
-  if (fresh !== undefined) {
-    // start-first: the old task goes once the new one runs.
-    if (stateOf(fresh) === TaskState.RUNNING) for (const task of old) stopTask(input, change, task, TaskState.SHUTDOWN);
-    return false;
-  }
+  if (finishPlace(input, change, service, place)) return false;
+  const old = outdated(service, place);
   if (config.order === UpdateConfig_UpdateOrder.START_FIRST) {
     change.createTask(replacementOf(input, service, place, TaskState.RUNNING));
     // What has ended, or is on a node that cannot keep it, is replaced by this one and not restarted besides.

@@ -85,9 +85,18 @@ export class Store implements ReadTx {
     return ok({ events, duplicate: false });
   }
 
-  /** Commands remembered, the oldest first. */
-  recentIds(): readonly string[] {
-    return [...this.recent.slice(this.oldest), ...this.recent.slice(0, this.oldest)];
+  /** Commands remembered, the oldest first; `from` leaves out that many of them. */
+  recentIds(from = 0): readonly string[] {
+    if (this.oldest === 0) return this.recent.slice(from);
+    return [...this.recent.slice(this.oldest), ...this.recent.slice(0, this.oldest)].slice(from);
+  }
+
+  get recentCount(): number {
+    return this.recent.length;
+  }
+
+  get newestId(): string | undefined {
+    return this.recent.at(this.oldest - 1);
   }
 
   snapshot(): StoreState {

@@ -3,7 +3,7 @@
 // A register is a service of the store: its version is the index of the last write.
 
 import { clone, create } from '@bufbuild/protobuf';
-import { encode } from '../../src/model/codec.js';
+import { encode } from '../../src/io/protobuf/codec.js';
 import { createAction, updateAction } from '../../src/core/store/actions.js';
 import type { Store } from '../../src/core/store/store.js';
 import { timestampFromMs } from '../../src/lib/time.js';

@@ -1,7 +1,7 @@
 // A process of the simulation: one member's RaftNode and Store, and the shell between them, the disk and the network. It
 // does what daemon/manager/consensus does, on simulated time. `bugs` are deliberate ones, for the simulator's own test.
 
-import { encode } from '../../src/model/codec.js';
+import { encode } from '../../src/io/protobuf/codec.js';
 import { decodeConfChange } from '../../src/core/raft/confchange.js';
 import type { RaftNode } from '../../src/core/raft/raft.js';
 import type { ConfState, Entry, Message, Ready } from '../../src/core/raft/types.js';

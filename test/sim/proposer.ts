@@ -2,7 +2,7 @@
 // whoever leads, until it is applied on this replica; the same id, so that it takes effect once.
 
 import { create } from '@bufbuild/protobuf';
-import { encode as toBytes } from '../../src/model/codec.js';
+import { encode as toBytes } from '../../src/io/protobuf/codec.js';
 import type { ReadTx } from '../../src/core/store/view.js';
 import type { AppError, Result } from '../../src/lib/result.js';
 import { timestampFromMs } from '../../src/lib/time.js';

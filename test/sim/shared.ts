@@ -2,7 +2,7 @@
 // what it may change (the objects of a command, which Store.apply stamps); all below is shared and never written again.
 // `checked`: it is frozen, so that a write ends the run (test/sim/shared.test.ts).
 
-import { decode } from '../../src/model/codec.js';
+import { decode } from '../../src/io/protobuf/codec.js';
 import { CommandSchema, StoreStateSchema, type Command, type StoreState } from '../../src/model/proto/skein_pb.js';
 import type { StoreAction } from '../../src/model/proto/swarmkit_pb.js';
 import type { Hasher } from './hashing.js';

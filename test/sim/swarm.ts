@@ -2,7 +2,7 @@
 // changes, and faults of all of them for a while; then peace, in which what is wanted must come about. All from one seed.
 
 import { create } from '@bufbuild/protobuf';
-import { encode } from '../../src/model/codec.js';
+import { encode } from '../../src/io/protobuf/codec.js';
 import { decide } from '../../src/core/agent/decide.js';
 import { allocate } from '../../src/core/allocator/allocator.js';
 import { assignmentsOf, diffAssignments } from '../../src/core/dispatcher/assignments.js';

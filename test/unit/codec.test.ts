@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { ScalarType, create, fromBinary, toBinary, type DescField, type DescMessage, type Message as Generated } from '@bufbuild/protobuf';
 import type { Entry, Message, MessageKind } from '../../src/core/raft/types.js';
-import { decode, encode } from '../../src/model/codec.js';
+import { decode, encode } from '../../src/io/protobuf/codec.js';
 import { encodeRecords, type RecordOut } from '../../src/io/raftlog/records.js';
 import { FrameReader } from '../../src/io/raftpeers/frames.js';
 import { LENGTH_BYTES, PING, WireError, decodeBatch, decodeMessage, encodeFrame, encodeMessage } from '../../src/io/raftpeers/messages.js';

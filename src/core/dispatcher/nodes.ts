@@ -1,7 +1,6 @@
 // Node records as the leader keeps them: unknown after a start, down when their heartbeats stop, ready on a session.
 
-import { create } from '@bufbuild/protobuf';
-import { encode } from '../../model/codec.js';
+import { create, toBinary } from '@bufbuild/protobuf';
 import { copyOf } from '../../model/message.js';
 import { updateAction } from '../store/actions.js';
 import type { ReadTx } from '../store/view.js';
@@ -72,7 +71,7 @@ export function nodeLeft(view: ReadTx, nodeId: string, availability: NodeSpec_Av
 }
 
 export function checkDescription(description: NodeDescription | undefined): Result<void> {
-  const bytes = description === undefined ? 0 : encode(NodeDescriptionSchema, description).length;
+  const bytes = description === undefined ? 0 : toBinary(NodeDescriptionSchema, description).length;
   if (bytes <= DESCRIPTION_BYTES_MAX) return ok(undefined);
   return fail('invalid_argument', `the node's description is too large: ${bytes} bytes, at most ${DESCRIPTION_BYTES_MAX}: `
     + 'remove some of its images, labels or plugins');
@@ -95,7 +94,7 @@ function cut(text: string): string {
 /** What a task's status may take: the task has to go on fitting into a command. What is cut says so. */
 function bounded(status: TaskStatus): TaskStatus {
   const next = create(TaskStatusSchema, { ...status, message: cut(status.message), err: cut(status.err) });
-  const bytes = encode(TaskStatusSchema, next).length;
+  const bytes = toBinary(TaskStatusSchema, next).length;
   if (bytes <= STATUS_BYTES_MAX) return next;
   const { state, timestamp } = status;
   return create(TaskStatusSchema, {

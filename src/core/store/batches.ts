@@ -1,7 +1,7 @@
 // Batches: actions in portions that fit into one command. A stage may touch two hundred tasks, each with a large spec;
 // a command that is too large is refused whole, and would be again at every next try.
 
-import { encode } from '../../model/codec.js';
+import { toBinary } from '@bufbuild/protobuf';
 import { StoreActionSchema, type StoreAction } from '../../model/proto/swarmkit_pb.js';
 
 /** SwarmKit's bound on one transaction, in bytes of the encoded command. */
@@ -28,7 +28,7 @@ export function inBatches(actions: readonly StoreAction[], bytesMax: number = CO
   const oversized: Oversized[] = [];
   let left = 0;
   for (const action of actions) {
-    const bytes = encode(StoreActionSchema, action).length + ACTION_OVERHEAD;
+    const bytes = toBinary(StoreActionSchema, action).length + ACTION_OVERHEAD;
     if (bytes > bytesMax - COMMAND_OVERHEAD) {
       oversized.push({ action, bytes });
       continue;

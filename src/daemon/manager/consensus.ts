@@ -15,7 +15,7 @@ import type { StoreEvent } from '../../core/store/view.js';
 import { RaftLog } from '../../io/raftlog/raftlog.js';
 import { RaftPeers } from '../../io/raftpeers/peers.js';
 import type { ManagerClient } from '../../io/grpc/client.js';
-import { decode, encode } from '../../model/codec.js';
+import { decode, encode } from '../../io/protobuf/codec.js';
 import { assert } from '../../lib/assert.js';
 import type { Result } from '../../lib/result.js';
 import { Signal } from '../../lib/signal.js';

@@ -6,7 +6,7 @@ import { create } from '@bufbuild/protobuf';
 import { COMMAND_BYTES_MAX } from '../../core/store/batches.js';
 import type { Applied } from '../../core/store/store.js';
 import type { ManagerClient } from '../../io/grpc/client.js';
-import { encode } from '../../model/codec.js';
+import { encode } from '../../io/protobuf/codec.js';
 import { fail, type AppError, type Result } from '../../lib/result.js';
 import { CommandSchema, ManagerGroup, ProposeRequestSchema, type Command } from '../../model/proto/skein_pb.js';
 

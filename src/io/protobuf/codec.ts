@@ -5,7 +5,7 @@
 
 import { ScalarType, type DescField, type DescMessage, type MessageShape } from '@bufbuild/protobuf';
 import { BinaryReader } from '@bufbuild/protobuf/wire';
-import { assert } from '../lib/assert.js';
+import { assert } from '../../lib/assert.js';
 
 type Values = Record<string, unknown>;
 type Write = (writer: Writer, message: Values) => void;

@@ -182,7 +182,7 @@ async function measure(
   }
   // Last, for it takes the processor all to itself.
   progress('scheduling');
-  for (const value of scheduling()) add('schedule', OURS, value);
+  for (const value of scheduling(options.rounds)) add('schedule', OURS, value);
   return { memoryMiB, nodes };
 }
 

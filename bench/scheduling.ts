@@ -15,7 +15,7 @@ export const SMALL = { tasks: 10_000, nodes: 500 } as const;
 export const LARGE = { tasks: 100_000, nodes: 5000 } as const;
 const TASKS_PER_SERVICE = 1000;
 const NOW_MS = 1_700_000_000_000;
-const ROUNDS = 3;
+const ROUNDS_MAX = 3;
 
 interface Size {
   readonly tasks: number;
@@ -23,9 +23,9 @@ interface Size {
 }
 
 /** Ratios, one a round. */
-export function scheduling(small: Size = SMALL, large: Size = LARGE): number[] {
+export function scheduling(rounds: number, small: Size = SMALL, large: Size = LARGE): number[] {
   placeAll(small);
-  return Array.from({ length: ROUNDS }, () => {
+  return Array.from({ length: Math.min(rounds, ROUNDS_MAX) }, () => {
     const less = placeAll(small);
     return placeAll(large) / less;
   });

@@ -2,9 +2,10 @@
 // processes and the packets are made up. The machine outlives the node, as tasks and data plane outlive an agent.
 
 import assert from 'node:assert/strict';
+import { randomInt } from 'node:crypto';
 import { rmSync } from 'node:fs';
 import { mkdtemp } from 'node:fs/promises';
-import { createServer, type AddressInfo } from 'node:net';
+import { createServer } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
 import { afterEach } from 'node:test';
@@ -168,6 +169,26 @@ process.on('exit', () => {
   for (const directory of made) rmSync(directory, { recursive: true, force: true });
 });
 
+const PORT_FIRST = 20_000;
+const PORT_END = 30_000;
+const PORT_TRIES = 100;
+
+/** None that the system gives to connections that are made: one of those may take it before the node listens. */
+async function freePort(): Promise<number> {
+  for (let tries = 0; tries < PORT_TRIES; tries++) {
+    const port = randomInt(PORT_FIRST, PORT_END);
+    const server = createServer();
+    const free = await new Promise<boolean>((resolve) => {
+      server.once('error', () => resolve(false));
+      server.listen(port, '127.0.0.1', () => resolve(true));
+    });
+    if (!free) continue;
+    await new Promise((resolve) => server.close(resolve));
+    return port;
+  }
+  throw new Error(`no free port in ${PORT_TRIES} tries`);
+}
+
 export class TestNode {
   executor = new TestExecutor();
   readonly dataPlane = new TestDataPlane();
@@ -185,10 +206,7 @@ export class TestNode {
   }
 
   static async make(): Promise<TestNode> {
-    const server = createServer();
-    await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-    const { port } = server.address() as AddressInfo;
-    await new Promise((resolve) => server.close(resolve));
+    const port = await freePort();
     const stateDir = await mkdtemp(path.join(os.tmpdir(), 'skein-node-'));
     made.push(stateDir);
     return new TestNode(stateDir, `127.0.0.1:${port}`);

@@ -1,5 +1,5 @@
 // The faults suite with tasks as containers of a real Docker Engine (Debian's docker.io).
 
-import { faultSuite } from './faults-suite.js';
+import { faultSuite } from '../system/faults-suite.js';
 
 faultSuite('tsfault2', 'docker');

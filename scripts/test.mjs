@@ -14,7 +14,6 @@ const testRoot = path.join(root, 'test');
 const LAST = 'system';
 const NOT_BY_DEFAULT = ['long'];
 const ONE_BY_ONE = ['sim', 'system', 'long'];
-const TELLS_SPEED = ['swarm.test.ts'];
 const FILE_TIMEOUT_MS = { sim: 900_000, system: 360_000, long: 3_600_000, other: 120_000 };
 const NATIVE_TIMEOUT_MS = 600_000;
 const SLOW_MS = 2000;
@@ -53,22 +52,6 @@ function plan(wanted) {
     const [first, ...rest] = path.relative(testRoot, file).split(path.sep);
     return [rest.length === 0 ? 'unit' : first, [file]];
   });
-}
-
-/**
- * What is planned, in steps whose parts run side by side: unit tests mostly wait, the simulator only computes. What tells
- * the simulator's speed has the machine to itself.
- */
-function stages(planned) {
-  const [unit, sim] = ['unit', 'sim'].map((name) => planned.find(([group]) => group === name));
-  if (unit === undefined || sim === undefined) return planned.map((entry) => [entry]);
-  const isAlone = (file) => TELLS_SPEED.includes(path.basename(file));
-  const rest = planned.filter((entry) => entry !== unit && entry !== sim);
-  return [
-    [unit, ['sim', sim[1].filter((file) => !isAlone(file))]],
-    [['sim', sim[1].filter(isAlone)]],
-    ...rest.map((entry) => [entry]),
-  ];
 }
 
 function fail(message) {
@@ -198,8 +181,9 @@ function text(error) {
 process.env.NODE_OPTIONS = `${process.env.NODE_OPTIONS ?? ''} --enable-source-maps`.trim();
 if (!upToDate()) fail('dist/ is older than the sources: run `npm run build`');
 const startedMs = Date.now();
-for (const stage of stages(plan(process.argv.slice(2)))) {
-  await Promise.all(stage.map(([group, sources]) => (group === 'native' ? runNative() : runGroup(group, sources))));
+for (const [group, sources] of plan(process.argv.slice(2))) {
+  if (group === 'native') runNative();
+  else await runGroup(group, sources);
 }
 for (const [position, { name, error, output }] of failures.entries()) {
   console.log(`\n${position + 1}) ${name}\n${[text(error), output ?? ''].join('\n').trimEnd().replace(/^/gm, '   ')}`);

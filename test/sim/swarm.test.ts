@@ -12,7 +12,7 @@ import { SWARM_MARKS } from './swarm-checker.js';
 const FIRST_SEED = 1;
 const SEEDS = 2_000;
 /** Of faults, each; `npm run sim` and test/long give more. */
-const MINUTES = 0.2;
+const MINUTES = 0.4;
 const SHOWN_MAX = 5;
 
 const jobs = (first: number, count: number, minutes: number): Job[] =>

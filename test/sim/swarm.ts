@@ -87,7 +87,7 @@ export interface SwarmOutcome {
 const REST_MS_MAX = 120_000;
 const REST_STEP_MS = 1_000;
 const REST_TRIES = 10;
-const CALM_MS = 90_000;
+const CALM_MS = 120_000;
 const CALM_GAP_MS_MAX = 60_000;
 const SCALE = 20;
 const SNAPSHOT_SCALE = 4;

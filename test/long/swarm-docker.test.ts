@@ -1,5 +1,5 @@
 // The swarm suite with tasks as containers of a real Docker Engine (Debian's docker.io).
 
-import { swarmSuite } from './swarm-suite.js';
+import { swarmSuite } from '../system/swarm-suite.js';
 
 swarmSuite('tsdocker', 'docker');

@@ -6,13 +6,12 @@ import { CERT_EXPIRY_DEFAULT_MS, createCsr, createRootCa, joinToken, rootDigest,
 import { newId, newTokenSecret } from '../lib/ids.js';
 import { unwrap } from '../lib/result.js';
 import { UNLOCK_KEY_BYTES } from '../model/cluster.js';
-import { addressLabels } from '../model/network.js';
+import { VXLAN_PORT, addressLabels } from '../model/network.js';
 import type { StoreAction } from '../model/proto/swarmkit_pb.js';
 import { AVAILABILITY, type NodeAddresses } from './addresses.js';
 import { bootstrapActions } from './manager/bootstrap.js';
 import type { NodeCertificates, SwarmState } from './swarmstate.js';
 
-const VXLAN_PORT = 4789;
 const HEARTBEAT_NS = 5_000_000_000n;
 
 export interface Founder extends NodeAddresses {

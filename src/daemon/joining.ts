@@ -2,12 +2,12 @@
 
 import type { JoinRequest } from '../api/backend.js';
 import { fail, ok, type Result } from '../lib/result.js';
+import { VXLAN_PORT } from '../model/network.js';
 import { AVAILABILITY, MANAGEMENT_PORT, parseHostPort, type NodeAddresses } from './addresses.js';
 import type { NodeCertificates, SwarmState } from './swarmstate.js';
 import { fetchUnlockKey, type SwarmLock } from './unlockkey.js';
 import { joinSwarm } from './worker/join.js';
 
-const VXLAN_PORT = 4789;
 export const JOIN_TIMEOUT = 'Timeout was reached before node joined. The attempt to join the swarm will continue in the background. '
   + 'Use the "docker info" command to see the current swarm status of your node.';
 

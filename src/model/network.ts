@@ -5,6 +5,8 @@ import { cutText } from '../lib/text.js';
 import { pairValue } from './pairs.js';
 import type { Network, NetworkAttachmentConfig, Node, Service } from './proto/swarmkit_pb.js';
 
+/** RFC 7348, section 8: where tunnels are sent when the swarm was not told another port. */
+export const VXLAN_PORT = 4789;
 export const VNI_OPTION = 'com.docker.network.driver.overlay.vxlanid_list';
 export const PREDEFINED_LABEL = 'com.docker.swarm.predefined';
 

@@ -2,20 +2,12 @@
 // itself knows nothing of them: each names a piece of code that must be there exactly once. Those of the shell are
 // switches of host.ts.
 
-import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import path from 'node:path';
-import { pathToFileURL } from 'node:url';
 import type { RaftNode } from '../../src/core/raft/raft.js';
 import type { ShellBug } from './host.js';
-
-interface CoreMutant {
-  readonly file: string;
-  readonly from: string;
-  readonly to: string;
-}
+import { mutated, type Mutant } from './mutated.js';
 
 /** What the bug is: the rule of the paper or the thesis that it breaks. */
-export const CORE_MUTANTS: Readonly<Record<string, CoreMutant>> = {
+export const CORE_MUTANTS: Readonly<Record<string, Mutant>> = {
   'messages of old terms are taken for new': {
     file: 'raft', from: 'if (message.term < this.state.term)', to: 'if (false)',
   },
@@ -105,20 +97,8 @@ export const SHELL_MUTANTS: Readonly<Record<ShellBug, string>> = {
   'acknowledge-before-commit': 'a proposal is acknowledged before it is committed',
 };
 
-const built = path.resolve(import.meta.dirname, '../../src/core/raft');
-
 /** The core with one of the bugs. */
 export async function mutantCore(name: string): Promise<typeof RaftNode> {
-  const { file, from, to } = CORE_MUTANTS[name] as CoreMutant;
-  // Beside the real one, so that its imports lead to the same places; several processes do it at once.
-  const folder = `${built}-mutant-${process.pid}-${Object.keys(CORE_MUTANTS).indexOf(name)}`;
-  const text = readFileSync(path.join(built, `${file}.js`), 'utf8');
-  if (text.split(from).length !== 2) throw new Error(`mutant "${name}": ${file} does not have its code exactly once: ${from}`);
-  rmSync(folder, { recursive: true, force: true });
-  cpSync(built, folder, { recursive: true });
-  const target = path.join(folder, `${file}.js`);
-  writeFileSync(target, text.replace(from, () => to));
-  const module = await import(pathToFileURL(path.join(folder, 'raft.js')).href) as { RaftNode: typeof RaftNode };
-  rmSync(folder, { recursive: true, force: true });
+  const [module] = await mutated('raft', CORE_MUTANTS, name, ['raft']) as [{ RaftNode: typeof RaftNode }];
   return module.RaftNode;
 }

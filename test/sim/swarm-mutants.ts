@@ -1,16 +1,8 @@
 // Deliberate bugs of the control plane, to see that the simulator of the whole swarm has teeth: changes of the built text of
 // the core, each of a piece of code that must be there exactly once; and switches of the shell (SwarmBug).
 
-import { cpSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import path from 'node:path';
-import { pathToFileURL } from 'node:url';
+import { mutated, type Mutant } from './mutated.js';
 import { CORE, type Core, type SwarmBug } from './swarm.js';
-
-interface Mutant {
-  readonly file: string;
-  readonly from: string;
-  readonly to: string;
-}
 
 export const SWARM_MUTANTS: Readonly<Record<string, Mutant>> = {
   'an address is given out again before its release is acknowledged': {
@@ -66,27 +58,15 @@ export const SWARM_SHELL_MUTANTS: Readonly<Record<SwarmBug, string>> = {
   'acks-before-installed': 'rows are acknowledged before they are installed',
 };
 
-const built = path.resolve(import.meta.dirname, '../../src/core');
 const FILES = [
   'agent/decide', 'allocator/allocator', 'dispatcher/assignments', 'dispatcher/nodes', 'network/rows', 'orchestrator/orchestrator', 'scheduler/scheduler', 'store/soft', 'store/store',
 ];
 
 /** The core with one of the bugs. */
 export async function mutantStages(name: string): Promise<Core> {
-  const { file, from, to } = SWARM_MUTANTS[name] as Mutant;
-  // Beside the real one, so that its imports lead to the same places; several processes do it at once.
-  const folder = `${built}-mutant-${process.pid}-${Object.keys(SWARM_MUTANTS).indexOf(name)}`;
-  const text = readFileSync(path.join(built, `${file}.js`), 'utf8');
-  if (text.split(from).length !== 2) throw new Error(`mutant "${name}": ${file} does not have its code exactly once: ${from}`);
-  rmSync(folder, { recursive: true, force: true });
-  cpSync(built, folder, { recursive: true });
-  const target = path.join(folder, `${file}.js`);
-  writeFileSync(target, text.replace(from, () => to));
   const core: Record<string, unknown> = { ...CORE };
-  for (const one of FILES) {
-    const module = await import(pathToFileURL(path.join(folder, `${one}.js`)).href) as Record<string, unknown>;
+  for (const module of await mutated('', SWARM_MUTANTS, name, FILES) as readonly Record<string, unknown>[]) {
     for (const key of Object.keys(CORE)) if (module[key] !== undefined) core[key] = module[key];
   }
-  rmSync(folder, { recursive: true, force: true });
   return core as Core;
 }

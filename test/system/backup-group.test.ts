@@ -6,12 +6,10 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { after, describe, it } from 'node:test';
-import { clone } from '@bufbuild/protobuf';
 import { runCli } from '../../src/cli/cli.js';
-import { updateAction } from '../../src/core/store/actions.js';
 import { backUp } from '../../src/daemon/backup.js';
 import { ok, unwrap } from '../../src/lib/result.js';
-import { ClusterSchema, type Cluster } from '../../src/model/proto/swarmkit_pb.js';
+import { cluster, counted, manager, write } from '../support/manager-node.js';
 import { TestNode, testNodes } from '../support/test-node.js';
 import { eventually } from './fixture.js';
 
@@ -20,20 +18,6 @@ after(() => rmSync(root, { recursive: true, force: true }));
 let paths = 0;
 const fresh = (): string => path.join(root, `p${++paths}`);
 const make = testNodes();
-
-const manager = (node: TestNode): NonNullable<ReturnType<TestNode['node']['manager']>> => node.node.manager() ?? assert.fail('a manager');
-const cluster = (node: TestNode): Cluster => manager(node).view().cluster() ?? assert.fail('a cluster');
-const counted = (node: TestNode): number => Number(cluster(node).spec?.annotations?.labels[0]?.value ?? '0');
-
-/** One command; its number is what a restored node tells back. */
-async function write(node: TestNode, number: number): Promise<void> {
-  unwrap(await manager(node).commit((view) => {
-    const next = clone(ClusterSchema, view.cluster() ?? assert.fail('a cluster'));
-    if (next.spec?.annotations === undefined) assert.fail('a spec');
-    next.spec.annotations.labels = [{ $typeName: 'docker.swarmkit.v1.Pair', key: 'n', value: String(number) }];
-    return ok({ actions: [updateAction('cluster', next)], value: undefined });
-  }));
-}
 
 /** A node on another machine, with the address of the one that is gone. */
 async function started<T>(stateDir: string, address: string, work: (node: TestNode) => Promise<T>): Promise<T> {

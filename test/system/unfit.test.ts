@@ -7,12 +7,11 @@ import { cpSync, mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { after, describe, it } from 'node:test';
-import { clone } from '@bufbuild/protobuf';
-import { updateAction } from '../../src/core/store/actions.js';
 import { backUp, restore } from '../../src/daemon/backup.js';
 import { ok, unwrap } from '../../src/lib/result.js';
 import { unlockKeyOf } from '../../src/model/cluster.js';
-import { ClusterSchema, RaftMemberStatus_Reachability as Reachability, type Cluster } from '../../src/model/proto/swarmkit_pb.js';
+import { RaftMemberStatus_Reachability as Reachability } from '../../src/model/proto/swarmkit_pb.js';
+import { cluster, counted, manager, write } from '../support/manager-node.js';
 import { TestNode, testNodes } from '../support/test-node.js';
 import { eventually } from './fixture.js';
 
@@ -22,19 +21,7 @@ let paths = 0;
 const fresh = (): string => path.join(root, `p${++paths}`);
 const make = testNodes();
 
-const manager = (node: TestNode): NonNullable<ReturnType<TestNode['node']['manager']>> => node.node.manager() ?? assert.fail('a manager');
-const cluster = (node: TestNode): Cluster => manager(node).view().cluster() ?? assert.fail('a cluster');
-const counted = (node: TestNode): number => Number(cluster(node).spec?.annotations?.labels[0]?.value ?? '0');
 const token = (node: TestNode): { joinToken: string } => ({ joinToken: cluster(node).rootCa?.joinTokens?.manager ?? '' });
-
-async function write(node: TestNode, number: number): Promise<void> {
-  unwrap(await manager(node).commit((view) => {
-    const next = clone(ClusterSchema, view.cluster() ?? assert.fail('a cluster'));
-    if (next.spec?.annotations === undefined) assert.fail('a spec');
-    next.spec.annotations.labels = [{ $typeName: 'docker.swarmkit.v1.Pair', key: 'n', value: String(number) }];
-    return ok({ actions: [updateAction('cluster', next)], value: undefined });
-  }));
-}
 
 /** Three managers, all voters, with one write. */
 async function group(request: Parameters<TestNode['init']>[0] = {}): Promise<[TestNode, TestNode, TestNode]> {

@@ -8,14 +8,13 @@ import {
   ExternalCASchema, ExternalCA_CAProtocol, OrchestrationConfigSchema, RaftConfigSchema, TaskDefaultsSchema,
   type CAConfig, type Cluster, type ClusterSpec,
 } from '../../model/proto/swarmkit_pb.js';
+import { VXLAN_PORT } from '../../model/network.js';
 import { toPairs, toRecord } from '../../model/pairs.js';
 import { AppFailure } from '../../lib/result.js';
 import { issuerOf } from './certificate.js';
 import { compact, nonEmpty, type JsonObject, type Reader } from './json.js';
 import { driverFromJson, driverToJson } from './mount.js';
 import { metaToJson } from './service.js';
-
-const DEFAULT_DATA_PATH_PORT = 4789;
 
 function specToJson(spec: ClusterSpec | undefined): JsonObject {
   const { raft, caConfig, taskDefaults } = spec ?? create(ClusterSpecSchema);
@@ -54,7 +53,7 @@ export function clusterToJson(cluster: Cluster): JsonObject {
     RootRotationInProgress: rootRotation !== undefined,
     DefaultAddrPool: cluster.defaultAddressPool,
     SubnetSize: cluster.subnetSize,
-    DataPathPort: cluster.VXLANUDPPort === 0 ? DEFAULT_DATA_PATH_PORT : cluster.VXLANUDPPort,
+    DataPathPort: cluster.VXLANUDPPort === 0 ? VXLAN_PORT : cluster.VXLANUDPPort,
   };
 }
 

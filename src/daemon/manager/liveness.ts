@@ -8,10 +8,8 @@ import {
 } from '../../core/dispatcher/liveness.js';
 import type { ReadTx } from '../../core/store/view.js';
 import { Prober } from '../../io/liveness/prober.js';
-import { isSkeinNode, vtepOf } from '../../model/network.js';
+import { VXLAN_PORT, isSkeinNode, vtepOf } from '../../model/network.js';
 import { NodeStatus_State } from '../../model/proto/swarmkit_pb.js';
-
-const VXLAN_PORT = 4789;
 
 /** What is asked of io/liveness/prober.ts. */
 export type Asker = Pick<Prober, 'ask' | 'forget' | 'close'>;

@@ -36,7 +36,7 @@ export const SWARM_MUTANTS: Readonly<Record<string, Mutant>> = {
     file: 'allocator/allocator', from: 'take(vip.networkId, vip.addr);', to: 'void vip;',
   },
   'a host-mode port is taken for free': {
-    file: 'scheduler/scheduler', from: '!candidate.ports.has(portKey(port))', to: 'true',
+    file: 'scheduler/filters', from: '!candidate.hasPort(port)', to: 'true',
   },
   'secrets come without being asked for': {
     file: 'dispatcher/assignments', from: 'for (const { secretId } of task.spec.runtime.value.secrets) {',

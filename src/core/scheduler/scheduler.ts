@@ -3,17 +3,14 @@
 
 import { copyOf } from '../../model/message.js';
 import { timestampFromMs, timestampMs } from '../../lib/time.js';
-import { meetsConstraints } from '../../model/constraint.js';
-import { isSkeinNode, vtepOf } from '../../model/network.js';
 import { compareText, pairValue } from '../../model/pairs.js';
-import {
-  NodeSpec_Availability, NodeStatus_State, TaskState, type Node, type PortConfig, type Resources, type StoreAction, type Task,
-} from '../../model/proto/swarmkit_pb.js';
-import { desiredOf, hostPorts, isTerminal, stateOf } from '../../model/task.js';
+import { TaskState, type Node, type StoreAction, type Task } from '../../model/proto/swarmkit_pb.js';
+import { stateOf } from '../../model/task.js';
 import { updateAction } from '../store/actions.js';
-import { nodeHasImage } from '../store/images.js';
 import type { Acknowledgements } from '../store/soft.js';
 import type { ReadTx } from '../store/view.js';
+import { Candidate, ServiceCounts } from './candidate.js';
+import { FILTERS, type Filter } from './filters.js';
 
 export interface SchedulerInput {
   readonly view: ReadTx;
@@ -25,126 +22,29 @@ const ASSIGNMENTS_MAX = 2000;
 const FAILURES = 5;
 const FAILURE_WINDOW_MS = 5 * 60_000;
 
-interface Candidate {
-  readonly node: Node;
-  /** In this pass. */
-  assigned: number;
-  tasks: number;
-  freeCpus: bigint;
-  freeMemory: bigint;
-  /** Units of each kind, named and counted ones alike: a service asks for a number. */
-  readonly freeGeneric: Map<string, bigint>;
-  readonly perService: Map<string, number>;
-  readonly ports: Set<string>;
-}
-
-interface Filter {
-  /** The reason as SwarmKit words it; "n nodes" is counted in. */
-  readonly explain: (nodes: number) => string;
-  readonly enabled: (task: Task) => boolean;
-  readonly check: (task: Task, candidate: Candidate, input: SchedulerInput) => boolean;
-}
-
-function plural(nodes: number): string {
-  return nodes === 1 ? '1 node' : `${nodes} nodes`;
-}
-
-const FILTERS: readonly Filter[] = [
-  {
-    explain: (n) => `${plural(n)} not available for new tasks`,
-    enabled: () => true,
-    check: (_task, { node }) => node.status?.state === NodeStatus_State.READY
-      && (node.spec?.availability ?? NodeSpec_Availability.ACTIVE) === NodeSpec_Availability.ACTIVE,
-  },
-  {
-    explain: (n) => `insufficient resources on ${plural(n)}`,
-    enabled: (task) => task.spec?.resources?.reservations !== undefined,
-    check: (task, candidate) => {
-      const wanted = task.spec?.resources?.reservations;
-      return (wanted?.nanoCpus ?? 0n) <= candidate.freeCpus && (wanted?.memoryBytes ?? 0n) <= candidate.freeMemory
-        && [...unitsOf(wanted)].every(([kind, units]) => units <= (candidate.freeGeneric.get(kind) ?? 0n));
-    },
-  },
-  {
-    explain: (n) => `scheduling constraints not satisfied on ${plural(n)}`,
-    enabled: (task) => (task.spec?.placement?.constraints.length ?? 0) > 0,
-    check: (task, { node }) => meetsConstraints(task.spec?.placement?.constraints ?? [], node),
-  },
-  {
-    explain: (n) => `unsupported platform on ${plural(n)}`,
-    enabled: (task) => (task.spec?.placement?.platforms.length ?? 0) > 0,
-    check: (task, { node }) => (task.spec?.placement?.platforms ?? []).some((platform) =>
-      (platform.os === '' || platform.os === node.description?.platform?.os)
-      && (platform.architecture === '' || sameArchitecture(platform.architecture, node.description?.platform?.architecture ?? ''))),
-  },
-  {
-    explain: (n) => `host-mode port already in use on ${plural(n)}`,
-    enabled: (task) => hostPorts(task.endpoint?.ports).some((port) => port.publishedPort > 0),
-    check: (task, candidate) => hostPorts(task.endpoint?.ports)
-      .every((port) => port.publishedPort === 0 || !candidate.ports.has(portKey(port))),
-  },
-  {
-    explain: () => 'max replicas per node limit exceed',
-    enabled: (task) => (task.spec?.placement?.maxReplicas ?? 0n) > 0n,
-    check: (task, candidate) => BigInt(candidate.perService.get(task.serviceId) ?? 0) < (task.spec?.placement?.maxReplicas ?? 0n),
-  },
-  {
-    // Not SwarmKit's: a node without a registry to pull from cannot run what it does not have.
-    explain: (n) => `image not available on ${plural(n)}`,
-    enabled: (task) => task.spec?.runtime.case === 'container',
-    check: (task, { node }) => task.spec?.runtime.case !== 'container' || nodeHasImage(node, task.spec.runtime.value.image),
-  },
-  {
-    // Not SwarmKit's: a stock engine learns of networks by gossip, which ours do not speak. A published port is open on every
-    // node, or on the task's own with the client's address: neither is what such an engine would do.
-    explain: (n) => `no Skein networks or published ports on ${n === 1 ? '1 stock engine' : `${n} stock engines`}`,
-    enabled: (task) => task.networks.length > 0 || (task.endpoint?.ports.length ?? 0) > 0,
-    check: (_task, { node }) => isSkeinNode(node),
-  },
-  {
-    // Not SwarmKit's: a node that holds no rows yet could not reach the task's networks.
-    explain: (n) => `no Skein network on ${plural(n)}`,
-    enabled: (task) => task.networks.length > 0,
-    check: (_task, { node }, { soft }) => soft.acked.has(node.id),
-  },
-  {
-    // Not SwarmKit's: nothing could be sent to the task there; the node's status says why.
-    explain: (n) => `no data-path address on ${plural(n)}`,
-    enabled: (task) => task.networks.length > 0,
-    check: (_task, { node }) => vtepOf(node) !== '',
-  },
-];
-
-function sameArchitecture(a: string, b: string): boolean {
-  const names: Record<string, string> = { x86_64: 'amd64', aarch64: 'arm64' };
-  return (names[a] ?? a) === (names[b] ?? b);
-}
-
-function portKey(port: PortConfig): string {
-  return `${port.protocol}/${port.publishedPort}`;
-}
-
 export function schedule(input: SchedulerInput): readonly StoreAction[] {
-  const pending = input.view.list('task').filter((task) => stateOf(task) === TaskState.PENDING && desiredOf(task) <= TaskState.RUNNING);
-  if (pending.length === 0) return [];
-  const candidates = input.view.list('node').map((node) => candidateOf(input, node));
-  const byNode = new Map(candidates.map((candidate) => [candidate.node.id, candidate]));
+  const { view } = input;
+  const counts = new ServiceCounts(view);
+  let candidates: readonly Candidate[] | undefined;
+  let byNode: ReadonlyMap<string, Candidate> | undefined;
   const alike = new Map<string, Ranking>();
   const actions: StoreAction[] = [];
-  for (const task of oldestFirst(pending)) {
+  for (const task of view.pendingTasks()) {
     if (actions.length >= ASSIGNMENTS_MAX) break;
     let best: Candidate | undefined;
     let reason: string;
+    candidates ??= view.list('node').map((node) => new Candidate(node, view.tasksOfNode(node.id), counts));
     if (task.nodeId === '' && ranked(task)) {
       const key = `${task.serviceId} ${task.specVersion?.index}`;
       let ranking = alike.get(key);
-      if (ranking === undefined) alike.set(key, ranking = new Ranking(input, task, candidates));
+      if (ranking === undefined) alike.set(key, ranking = new Ranking(input, task, candidates, counts.of(task.serviceId)));
       best = ranking.best();
       reason = best === undefined ? ranking.reason() : '';
     } else {
+      byNode ??= new Map(candidates.map((candidate) => [candidate.node.id, candidate]));
       const own = byNode.get(task.nodeId);
       const pool = task.nodeId === '' ? candidates : own === undefined ? [] : [own];
-      const fits = filter(task, pool, input);
+      const fits = filter(task, pool, input.soft);
       best = pick(input, task, fits.fit);
       ({ reason } = fits);
     }
@@ -152,16 +52,10 @@ export function schedule(input: SchedulerInput): readonly StoreAction[] {
       if (task.status?.err !== reason) actions.push(updateAction('task', withReason(input, task, reason)));
       continue;
     }
-    account(best, task, 1);
-    best.assigned += 1;
+    best.assign(task);
     actions.push(updateAction('task', assign(input, task, best.node)));
   }
   return actions;
-}
-
-function oldestFirst(tasks: readonly Task[]): readonly Task[] {
-  return tasks.map((task) => ({ task, at: timestampMs(task.meta?.createdAt) }))
-    .sort((a, b) => a.at - b.at || compareText(a.task.id, b.task.id)).map(({ task }) => task);
 }
 
 /** Tasks of one service and version are alike: what fits one fits all. Where groups of nodes are counted, they change too much. */
@@ -178,17 +72,20 @@ class Ranking {
   private readonly task: Task;
   private readonly candidates: readonly Candidate[];
   private readonly enabled: readonly Filter[];
+  private readonly counts: ReadonlyMap<string, number>;
   private readonly failing: ReadonlySet<string>;
   private readonly heap: Ranked[];
   private refused: { readonly assigned: number; readonly reason: string } | undefined;
 
-  constructor(input: SchedulerInput, task: Task, candidates: readonly Candidate[]) {
+  constructor(input: SchedulerInput, task: Task, candidates: readonly Candidate[], counts: ReadonlyMap<string, number>) {
     this.input = input;
     this.task = task;
+    this.counts = counts;
     this.candidates = candidates;
     this.enabled = FILTERS.filter((f) => f.enabled(task));
     this.failing = failingNodes(input, task);
-    this.heap = candidates.flatMap((candidate, order) => this.fits(candidate) ? [this.rank(candidate, order)] : []);
+    this.heap = [];
+    for (const [order, candidate] of candidates.entries()) if (this.fits(candidate)) this.heap.push(this.rank(candidate, order));
     for (let at = (this.heap.length >> 1) - 1; at >= 0; at--) this.sink(at);
   }
 
@@ -211,32 +108,39 @@ class Ranking {
   /** Counted anew only after something was assigned. */
   reason(): string {
     const assigned = this.candidates.reduce((sum, candidate) => sum + candidate.assigned, 0);
-    if (this.refused?.assigned !== assigned) this.refused = { assigned, reason: filter(this.task, this.candidates, this.input).reason };
+    if (this.refused?.assigned !== assigned) {
+      const { reason } = filter(this.task, this.candidates, this.input.soft);
+      this.refused = { assigned, reason };
+    }
     return this.refused.reason;
   }
 
   private fits(candidate: Candidate): boolean {
-    return this.enabled.every((f) => f.check(this.task, candidate, this.input));
+    for (const f of this.enabled) if (!f.check(this.task, candidate, this.input.soft)) return false;
+    return true;
   }
 
   private rank(candidate: Candidate, order: number): Ranked {
+    const { id } = candidate.node;
     return {
-      candidate, order, assigned: candidate.assigned, failing: this.failing.has(candidate.node.id),
-      service: candidate.perService.get(this.task.serviceId) ?? 0, tasks: candidate.tasks,
+      candidate, order, assigned: candidate.assigned, failing: this.failing.size > 0 && this.failing.has(id),
+      service: this.counts.size === 0 ? 0 : this.counts.get(id) ?? 0, tasks: candidate.tasks,
     };
   }
 
   private sink(from: number): void {
     const { heap } = this;
-    for (let at = from; ;) {
-      let least = at;
-      for (const child of [2 * at + 1, 2 * at + 2]) {
-        if (child < heap.length && goesBefore(heap[child] as Ranked, heap[least] as Ranked)) least = child;
-      }
-      if (least === at) return;
-      [heap[at], heap[least]] = [heap[least] as Ranked, heap[at] as Ranked];
-      at = least;
+    const moved = heap[from] as Ranked;
+    let at = from;
+    for (let child = 2 * at + 1; child < heap.length; child = 2 * at + 1) {
+      const right = heap[child + 1];
+      if (right !== undefined && goesBefore(right, heap[child] as Ranked)) child += 1;
+      const less = heap[child] as Ranked;
+      if (!goesBefore(less, moved)) break;
+      heap[at] = less;
+      at = child;
     }
+    heap[at] = moved;
   }
 }
 
@@ -257,47 +161,12 @@ function goesBefore(a: Ranked, b: Ranked): boolean {
   return a.tasks !== b.tasks ? a.tasks < b.tasks : a.order < b.order;
 }
 
-function candidateOf(input: SchedulerInput, node: Node): Candidate {
-  const resources = node.description?.resources;
-  const candidate: Candidate = {
-    node, assigned: 0, tasks: 0, freeCpus: resources?.nanoCpus ?? 0n, freeMemory: resources?.memoryBytes ?? 0n,
-    freeGeneric: unitsOf(resources),
-    perService: new Map(), ports: new Set(),
-  };
-  for (const task of input.view.tasksOfNode(node.id)) {
-    if (!isTerminal(task) && stateOf(task) >= TaskState.ASSIGNED) account(candidate, task, 1);
-  }
-  return candidate;
-}
-
-function unitsOf(resources: Resources | undefined): Map<string, bigint> {
-  const units = new Map<string, bigint>();
-  for (const { resource } of resources?.generic ?? []) {
-    if (resource.case === undefined) continue;
-    const more = resource.case === 'discreteResourceSpec' ? resource.value.value : 1n;
-    units.set(resource.value.kind, (units.get(resource.value.kind) ?? 0n) + more);
-  }
-  return units;
-}
-
-function account(candidate: Candidate, task: Task, sign: 1 | -1): void {
-  candidate.freeCpus -= BigInt(sign) * (task.spec?.resources?.reservations?.nanoCpus ?? 0n);
-  candidate.freeMemory -= BigInt(sign) * (task.spec?.resources?.reservations?.memoryBytes ?? 0n);
-  for (const [kind, units] of unitsOf(task.spec?.resources?.reservations)) {
-    candidate.freeGeneric.set(kind, (candidate.freeGeneric.get(kind) ?? 0n) - BigInt(sign) * units);
-  }
-  for (const port of hostPorts(task.endpoint?.ports)) candidate.ports.add(portKey(port));
-  if (desiredOf(task) > TaskState.RUNNING) return;
-  candidate.tasks += sign;
-  candidate.perService.set(task.serviceId, (candidate.perService.get(task.serviceId) ?? 0) + sign);
-}
-
 /** Nodes that pass all filters, and why the others do not, in the words `docker service ps` shows. */
-function filter(task: Task, pool: readonly Candidate[], input: SchedulerInput): { fit: Candidate[]; reason: string } {
+function filter(task: Task, pool: readonly Candidate[], soft: Acknowledgements): { fit: Candidate[]; reason: string } {
   const refusals = new Map<Filter, number>();
   const enabled = FILTERS.filter((f) => f.enabled(task));
   const fit = pool.filter((candidate) => {
-    const refusing = enabled.find((f) => !f.check(task, candidate, input));
+    const refusing = enabled.find((f) => !f.check(task, candidate, soft));
     if (refusing === undefined) return true;
     refusals.set(refusing, (refusals.get(refusing) ?? 0) + 1);
     return false;
@@ -320,7 +189,7 @@ function pick(input: SchedulerInput, task: Task, fit: readonly Candidate[]): Can
 function before(task: Task, failing: ReadonlySet<string>, a: Candidate, b: Candidate): boolean {
   const failed = Number(failing.has(a.node.id)) - Number(failing.has(b.node.id));
   if (failed !== 0) return failed < 0;
-  const service = (a.perService.get(task.serviceId) ?? 0) - (b.perService.get(task.serviceId) ?? 0);
+  const service = a.tasksOf(task.serviceId) - b.tasksOf(task.serviceId);
   if (service !== 0) return service < 0;
   return a.tasks - b.tasks < 0;
 }
@@ -331,7 +200,7 @@ function spread(task: Task, pool: readonly Candidate[], descriptor: string): rea
   for (const candidate of pool) {
     const value = labelValue(candidate.node, descriptor);
     const group = groups.get(value) ?? { tasks: 0, members: [] };
-    group.tasks += candidate.perService.get(task.serviceId) ?? 0;
+    group.tasks += candidate.tasksOf(task.serviceId);
     group.members.push(candidate);
     groups.set(value, group);
   }

@@ -6,10 +6,11 @@ import { create } from '@bufbuild/protobuf';
 import { assert } from '../../lib/assert.js';
 import { fail, ok, type Result } from '../../lib/result.js';
 import {
-  MetaSchema, StoreActionKind, StoreSnapshotSchema, VersionSchema, type Cluster, type Service, type StoreAction, type Task,
+  MetaSchema, StoreActionKind, StoreSnapshotSchema, TaskState, VersionSchema, type Cluster, type Service, type StoreAction, type Task,
 } from '../../model/proto/swarmkit_pb.js';
 import { StoreStateSchema, type Command, type StoreState } from '../../model/proto/skein_pb.js';
 import { timestampMs } from '../../lib/time.js';
+import { isRunnable, stateOf } from '../../model/task.js';
 import { isInUse, isReferred, missingReference } from './references.js';
 import { Table } from './table.js';
 import { KINDS, type Kind, type ObjectTypes, type ReadTx, type StoreEvent, type StoreObject } from './view.js';
@@ -35,6 +36,7 @@ export class Store implements ReadTx {
   private names = emptyNames();
   private byService = new Map<string, Table<Task>>();
   private byNode = new Map<string, Table<Task>>();
+  private pending = new Table<Task>(isOlder);
   /** A ring once it is full. */
   private recent: string[] = [];
   private oldest = 0;
@@ -64,6 +66,10 @@ export class Store implements ReadTx {
 
   tasksOfNode(nodeId: string): readonly Task[] {
     return this.byNode.get(nodeId)?.list() ?? [];
+  }
+
+  pendingTasks(): Iterable<Task> {
+    return this.pending;
   }
 
   cluster(): Cluster | undefined {
@@ -117,6 +123,7 @@ export class Store implements ReadTx {
     this.names = emptyNames();
     this.byService = new Map();
     this.byNode = new Map();
+    this.pending = new Table(isOlder);
     this.recent = [];
     this.oldest = 0;
     this.recentSet = new Set();
@@ -230,6 +237,8 @@ export class Store implements ReadTx {
       if (before !== undefined && before.nodeId !== task.nodeId) removeFrom(this.byNode, before.nodeId, before);
       addTo(this.byService, task.serviceId, task);
       addTo(this.byNode, task.nodeId, task);
+      if (isPending(task)) this.pending.put(task);
+      else if (before !== undefined && isPending(before)) this.pending.remove(before.id);
     }
   }
 
@@ -241,6 +250,7 @@ export class Store implements ReadTx {
       const task = object as Task;
       removeFrom(this.byService, task.serviceId, task);
       removeFrom(this.byNode, task.nodeId, task);
+      if (isPending(task)) this.pending.remove(task.id);
     }
   }
 
@@ -286,6 +296,16 @@ function targetOf(action: StoreAction): Target | undefined {
     default:
       return undefined;
   }
+}
+
+function isPending(task: Task): boolean {
+  return stateOf(task) === TaskState.PENDING && isRunnable(task);
+}
+
+function isOlder(a: Task, b: Task): boolean {
+  const [one, other] = [a.meta?.createdAt, b.meta?.createdAt];
+  if (one?.seconds !== other?.seconds) return (one?.seconds ?? 0n) < (other?.seconds ?? 0n);
+  return one?.nanos === other?.nanos ? a.id < b.id : (one?.nanos ?? 0) < (other?.nanos ?? 0);
 }
 
 function addTo(index: Map<string, Table<Task>>, key: string, task: Task): void {

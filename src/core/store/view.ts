@@ -28,6 +28,8 @@ export interface ReadTx {
   byName<K extends 'service' | 'network' | 'secret' | 'config'>(kind: K, name: string): ObjectTypes[K] | undefined;
   tasksOfService(serviceId: string): readonly Task[];
   tasksOfNode(nodeId: string): readonly Task[];
+  /** PENDING and meant to run, the oldest first: what the scheduler has to look at. Nothing may change meanwhile. */
+  pendingTasks(): Iterable<Task>;
   /** The one cluster object; undefined before the swarm was initialised. */
   cluster(): Cluster | undefined;
 }

@@ -168,7 +168,7 @@ function drained(): Promise<void> {
     const acknowledge = leader.acknowledge.bind(leader);
     leader.acknowledge = (nodeId, acked) => {
       acknowledge(nodeId, acked);
-      if (revision === 0n || !acknowledged(leader.view(), leader.soft(), revision)) return;
+      if (revision === 0n || !acknowledged(leader.soft(), revision)) return;
       leader.acknowledge = acknowledge;
       stop();
       resolve();

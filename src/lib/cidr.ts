@@ -6,17 +6,28 @@ export interface Prefix {
   readonly bits: number;
 }
 
+const [DOT, ZERO, NINE] = [0x2e, 0x30, 0x39];
+
 export function parseAddress(text: string): number | undefined {
-  const parts = text.split('.');
-  if (parts.length !== 4) return undefined;
   let value = 0;
-  for (const part of parts) {
-    if (!/^(0|[1-9]\d{0,2})$/.test(part)) return undefined;
-    const byte = Number(part);
-    if (byte > 255) return undefined;
-    value = value * 256 + byte;
+  let dots = 0;
+  let byte = -1;
+  // By hand: every address of the swarm is read on every pass.
+  for (let i = 0; i < text.length; i++) {
+    const code = text.charCodeAt(i);
+    if (code === DOT) {
+      if (byte < 0) return undefined;
+      value = value * 256 + byte;
+      byte = -1;
+      dots += 1;
+    } else {
+      // No leading zeros: to some they mean octal.
+      if (code < ZERO || code > NINE || byte === 0) return undefined;
+      byte = Math.max(byte, 0) * 10 + code - ZERO;
+      if (byte > 255) return undefined;
+    }
   }
-  return value;
+  return dots === 3 && byte >= 0 ? value * 256 + byte : undefined;
 }
 
 /** An address that one host may have: not of this network, loopback, multicast, reserved or broadcast. */

@@ -4,9 +4,9 @@
 import type { AssignmentChange, StoreAction, TaskStatus } from '../../src/model/proto/swarmkit_pb.js';
 import { EMPTY_SET, type AssignmentSet } from '../../src/core/dispatcher/assignments.js';
 import { Sessions } from '../../src/core/dispatcher/sessions.js';
-import type { ClusterRows } from '../../src/core/network/rows.js';
+import type { ClusterRows, Parts } from '../../src/core/network/rows.js';
 import { inBatches } from '../../src/core/store/batches.js';
-import { reach, type Acknowledgements, type Reached } from '../../src/core/store/soft.js';
+import { advanced, installedBy, reach, type Acknowledgements, type Reached } from '../../src/core/store/soft.js';
 import type { ReadTx, StoreEvent } from '../../src/core/store/view.js';
 import type { Row } from '../../src/model/proto/skein_pb.js';
 import { NodeStatus_State, type NodeDescription } from '../../src/model/proto/swarmkit_pb.js';
@@ -44,7 +44,7 @@ export interface Streams {
 interface Served extends Streams {
   sent: AssignmentSet;
   hasSent: boolean;
-  sentRows: ReadonlyMap<string, Row>;
+  sentRows: Parts;
   sentRevision: bigint;
   first: boolean;
 }
@@ -59,6 +59,7 @@ export class SimManager {
   sessions = new Sessions();
   readonly acked = new Map<string, bigint>();
   private reached: Reached = [];
+  private installed = -1n;
   private readonly world: SwarmWorld;
   private ending: Term | undefined;
   private leadership: Term | undefined;
@@ -204,7 +205,8 @@ export class SimManager {
   private soft(): Acknowledgements {
     const { steadyMs } = this;
     this.reached = reach(this.reached, this.view.index, steadyMs);
-    return { acked: this.acked, reached: this.reached, steadyMs };
+    this.installed = installedBy(this.view, this.acked);
+    return { acked: this.acked, installed: this.installed, reached: this.reached, steadyMs };
   }
 
   private arm(dueMs: number): void {
@@ -316,7 +318,7 @@ export class SimManager {
     const before = this.acked.get(nodeId);
     if (before !== undefined && revision <= before) return;
     this.acked.set(nodeId, revision);
-    this.raise();
+    if (before === undefined || advanced(this.view, this.acked, this.installed)) this.raise();
   }
 
   closed(nodeId: string, rows: Pipe<RowUpdate>): void {
@@ -359,8 +361,8 @@ export class SimManager {
     if (this.cache?.index !== this.view.index) {
       this.cache = { index: this.view.index, rows: core.clusterRows(this.view, this.cache?.rows), awaited: core.awaitedRevision(this.view) };
     }
-    const wanted = core.rowsForNode(this.view, this.cache.rows, served.nodeId);
-    const { upsert, remove } = core.diffRows(served.sentRows, wanted);
+    const wanted = core.partsForNode(this.view, this.cache.rows, served.nodeId);
+    const { upsert, remove } = core.diffParts(served.sentRows, wanted);
     if (!served.first && upsert.length === 0 && remove.length === 0 && this.cache.awaited <= served.sentRevision) return;
     const full = served.first;
     served.first = false;

@@ -24,7 +24,7 @@ export const SWARM_MUTANTS: Readonly<Record<string, Mutant>> = {
     file: 'dispatcher/nodes', from: 'if (status.state < known || known >= TaskState.ORPHANED)', to: 'if (known >= TaskState.ORPHANED)',
   },
   'a drain is not waited for': {
-    file: 'orchestrator/drain', from: 'const done = acknowledged(view, soft, drain.revision)', to: 'const done = true',
+    file: 'orchestrator/drain', from: 'const done = acknowledged(soft, drain.revision)', to: 'const done = true',
   },
   'the VXLAN id of a removed network is given out while tasks of it run': {
     file: 'allocator/allocator', from: '...lingering(pass)].map(vniOf)', to: '].map(vniOf)',

@@ -7,7 +7,7 @@ import { decide } from '../../src/core/agent/decide.js';
 import { allocate } from '../../src/core/allocator/allocator.js';
 import { assignmentsOf, diffAssignments } from '../../src/core/dispatcher/assignments.js';
 import { expireNodes, nodeReady, nodesUnknown, taskStatuses } from '../../src/core/dispatcher/nodes.js';
-import { clusterRows, diffRows, rowsForNode } from '../../src/core/network/rows.js';
+import { clusterRows, diffParts, diffRows, partsForNode, rowsForNode } from '../../src/core/network/rows.js';
 import { orchestrate } from '../../src/core/orchestrator/orchestrator.js';
 import { RaftNode } from '../../src/core/raft/raft.js';
 import { schedule } from '../../src/core/scheduler/scheduler.js';
@@ -39,7 +39,7 @@ import { SwarmChecker, type SwarmMark } from './swarm-checker.js';
 import { SimWorker } from './worker.js';
 
 export const CORE = {
-  decide, allocate, expireNodes, nodeReady, nodesUnknown, taskStatuses, clusterRows, diffRows, rowsForNode, orchestrate, schedule,
+  decide, allocate, expireNodes, nodeReady, nodesUnknown, taskStatuses, clusterRows, diffParts, diffRows, partsForNode, rowsForNode, orchestrate, schedule,
   awaitedRevision, assignmentsOf, diffAssignments, Store,
 };
 export type Core = typeof CORE;

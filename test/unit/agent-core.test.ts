@@ -108,7 +108,8 @@ describe('cidr', () => {
 
   it('text and number are two forms of one address', () => {
     fc.assert(fc.property(address, (value) => assert.equal(parseAddress(formatAddress(value)), value)));
-    for (const bad of ['', '1.2.3', '1.2.3.4.5', '1.2.3.256', '01.2.3.4', '1.2.3.-4', ' 1.2.3.4', '1.2.3.4 ', 'a.b.c.d', '1..2.3']) {
+    for (const bad of ['', '1.2.3', '1.2.3.4.5', '1.2.3.256', '01.2.3.4', '1.2.3.-4', ' 1.2.3.4', '1.2.3.4 ', 'a.b.c.d', '1..2.3', '1.2.3.', '.1.2.3',
+      '1.2.3.00', '1.2.3.04', '1.2.3.4\n', '1.2.3.1000', '٣.2.3.4']) {
       assert.equal(parseAddress(bad), undefined, bad);
     }
   });

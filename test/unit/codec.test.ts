@@ -10,7 +10,8 @@ import { encodeRecords, type RecordOut } from '../../src/io/raftlog/records.js';
 import { FrameReader } from '../../src/io/raftpeers/frames.js';
 import { LENGTH_BYTES, PING, WireError, decodeBatch, decodeMessage, encodeFrame, encodeMessage } from '../../src/io/raftpeers/messages.js';
 import { Prng } from '../../src/lib/prng.js';
-import { EntryKind, LogBatchSchema, RaftBatchSchema, CommandSchema, StoreStateSchema } from '../../src/model/proto/skein_pb.js';
+import { EntryKind, LogBatchSchema, RaftBatchSchema, CommandSchema, StoreStateSchema, file_skein } from '../../src/model/proto/skein_pb.js';
+import { file_swarmkit } from '../../src/model/proto/swarmkit_pb.js';
 
 const ROUNDS = 400;
 const TEXTS = ['', 'a', 'näme', 'x'.repeat(31), 'y'.repeat(32), 'z'.repeat(33), 'ü'.repeat(50), 'long '.repeat(60), '\u{1f40b}'];
@@ -62,11 +63,17 @@ function fill(random: Prng, schema: DescMessage, depth: number): Generated {
   return made;
 }
 
-describe('the codec of commands', () => {
-  for (const schema of [CommandSchema, StoreStateSchema]) {
+/** All types that a call or a command can carry; rarer ones fewer times. */
+const TYPES: readonly (readonly [DescMessage, number])[] = [
+  [CommandSchema, ROUNDS], [StoreStateSchema, ROUNDS],
+  ...[file_swarmkit, file_skein].flatMap(({ messages }) => messages.map((type) => [type, 20] as const)),
+];
+
+describe('the codec', () => {
+  for (const [schema, rounds] of TYPES) {
     it(`makes the bytes of ${schema.typeName} that the library makes, and reads them as the library does`, () => {
       const random = new Prng(7n);
-      for (let round = 0; round < ROUNDS; round++) {
+      for (let round = 0; round < rounds; round++) {
         const message = fill(random, schema, 9) as Parameters<typeof encode<typeof schema>>[1];
         const expected = toBinary(schema as typeof CommandSchema, message as never);
         const made = encode(schema, message);

@@ -10,7 +10,7 @@ import { allocate } from '../../src/core/allocator/allocator.js';
 import { orchestrate } from '../../src/core/orchestrator/orchestrator.js';
 import { schedule } from '../../src/core/scheduler/scheduler.js';
 import { createAction, removeAction, updateAction } from '../../src/core/store/actions.js';
-import { reach, type Acknowledgements, type Reached } from '../../src/core/store/soft.js';
+import { installedBy, reach, type Acknowledgements, type Reached } from '../../src/core/store/soft.js';
 import { Store } from '../../src/core/store/store.js';
 import { unwrap } from '../../src/lib/result.js';
 import { durationFromMs, timestampFromMs, timestampMs } from '../../src/lib/time.js';
@@ -126,7 +126,7 @@ export class Swarm {
 
   get soft(): Acknowledgements {
     this.reached = reach(this.reached, this.store.index, this.nowMs);
-    return { acked: this.acked, reached: this.reached, steadyMs: this.nowMs };
+    return { acked: this.acked, installed: installedBy(this.store, this.acked), reached: this.reached, steadyMs: this.nowMs };
   }
 
   apply(actions: readonly StoreAction[]): void {

@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { clusterRows, diffRows, hostPortRows, rowsForNode } from '../../src/core/network/rows.js';
+import { clusterRows, diffParts, diffRows, hostPortRows, partsForNode, rowsForNode, type Parts } from '../../src/core/network/rows.js';
 import { addressOf, vniOf } from '../../src/model/network.js';
 import { PortConfig_Protocol as Protocol, PortConfig_PublishMode as Mode } from '../../src/model/proto/swarmkit_pb.js';
 import type { Row } from '../../src/model/proto/skein_pb.js';
@@ -145,6 +145,36 @@ describe('diffRows', () => {
       before = after;
     });
     assert.equal(before.has('port/tcp/8080'), false);
+  });
+
+  it('is the same part by part, for every node, whether the parts are made from those before or anew', () => {
+    const { swarm, net, id } = world();
+    const nodes = ['n1', 'n2', 'n3'];
+    let cluster = clusterRows(swarm.store);
+    let before = new Map<string, Parts>(nodes.map((nodeId) => [nodeId, new Map()]));
+    const flat = (parts: Parts): Map<string, Row> => new Map([...parts.values()].flatMap((part) => [...part]));
+    const sorted = ({ upsert, remove }: ReturnType<typeof diffRows>): unknown =>
+      [upsert.map((one) => JSON.stringify(one)).sort(), [...remove].sort()];
+    let changes = 0;
+    let shared = 0;
+    const look = (): void => {
+      cluster = clusterRows(swarm.store, cluster);
+      before = new Map(nodes.map((nodeId) => {
+        const [old, now] = [before.get(nodeId) as Parts, partsForNode(swarm.store, cluster, nodeId)];
+        const diff = diffParts(old, now);
+        assert.deepEqual(sorted(diff), sorted(diffRows(flat(old), rows(swarm, nodeId))));
+        changes += diff.upsert.length + diff.remove.length;
+        for (const [key, part] of now) if (old.get(key) === part) shared += 1;
+        return [nodeId, now];
+      }));
+    };
+    look();
+    swarm.updateService(id, { replicas: 4, image: 'app:2', networks: [net] });
+    swarm.advance(30_000, look);
+    swarm.updateService(id, { replicas: 0, networks: [net] });
+    swarm.advance(30_000, look);
+    // Otherwise nothing was compared.
+    assert.ok(changes > 30 && shared > 30, `${changes} changes, ${shared} shared`);
   });
 });
 

@@ -62,9 +62,9 @@ export function allocate(input: AllocatorInput): readonly StoreAction[] {
   const paths = decideDataPaths(view.list('node'));
   for (const node of view.list('node')) allocateNode(pass, node, paths.get(node.id) as DataPathDecision);
   for (const service of byAge(view.list('service'))) allocateService(pass, service);
-  for (const task of byAge(view.list('task'))) {
+  for (const task of byAge(view.list('task').filter((each) => stateOf(each) === TaskState.NEW && desiredOf(each) <= TaskState.RUNNING))) {
     if (pass.actions.length >= ALLOCATIONS_MAX) break;
-    if (stateOf(task) === TaskState.NEW && desiredOf(task) <= TaskState.RUNNING) allocateTask(pass, task);
+    allocateTask(pass, task);
   }
   return pass.actions;
 }
@@ -169,8 +169,8 @@ function collectUsed(pass: Pass): void {
 }
 
 /** What the task has may be given to others. */
-function isFree({ view, soft }: AllocatorInput, task: Task): boolean {
-  return releasedInMs(view, soft, task) === 0;
+function isFree({ soft }: AllocatorInput, task: Task): boolean {
+  return releasedInMs(soft, task) === 0;
 }
 
 /** Networks that were removed while tasks on their way out are still in them: their VXLAN ids and subnets are not free yet. */

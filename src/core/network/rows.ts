@@ -1,5 +1,5 @@
 // Network rows: from the store to what a node's tables must hold. clusterRows() computes every row once per store
-// state; rowsForNode() picks what one node needs; diffRows() makes the increment. Rows of a node that is DOWN are gone
+// state; partsForNode() picks what one node needs; diffParts() makes the increment. Rows of a node that is DOWN are gone
 // in the same commit. A task is an active backend while it runs and is meant to; a draining one takes no new flow.
 
 import { create } from '@bufbuild/protobuf';
@@ -29,7 +29,7 @@ export interface ClusterRows {
   readonly ingressVni: number | undefined;
 }
 
-/** `before`: of an earlier state. Rows that did not change stay the same objects, so diffRows() need not look into them for each node. */
+/** `before`: of an earlier state. What did not change stays the same, so that nobody need look into it for each node. */
 export function clusterRows(view: ReadTx, before?: ClusterRows): ClusterRows {
   const builder = new Builder(view);
   for (const network of view.list('network')) builder.network(network);
@@ -38,22 +38,33 @@ export function clusterRows(view: ReadTx, before?: ClusterRows): ClusterRows {
   for (const task of view.list('task')) builder.task(task);
   const rows = builder.finish();
   if (before === undefined) return rows;
-  keepSame(before.common, rows.common);
-  for (const [vni, ofVni] of rows.byVni) keepSame(before.byVni.get(vni), ofVni);
-  return rows;
+  return {
+    common: kept(before.common, rows.common), ingressVni: rows.ingressVni,
+    byVni: new Map([...rows.byVni].map(([vni, ofVni]) => [vni, kept(before.byVni.get(vni), ofVni)])),
+  };
 }
 
-function keepSame(before: ReadonlyMap<string, Row> | undefined, rows: Map<string, Row>): void {
-  if (before === undefined) return;
+function kept(before: Part | undefined, rows: Map<string, Row>): Part {
+  if (before === undefined) return rows;
+  let same = before.size === rows.size;
   for (const [key, row] of rows) {
     const old = before.get(key);
     if (old !== undefined && sameMessage(old, row)) rows.set(key, old);
+    else same = false;
   }
+  return same ? before : rows;
 }
 
+type Part = ReadonlyMap<string, Row>;
+/** What a node needs, in parts that nodes share: by VNI, and what is common to all. No two parts have a key in common. */
+export type Parts = ReadonlyMap<number, Part>;
+
+/** No VNI is zero (RFC 7348 has 24 bits; the allocator begins at 4096). */
+const COMMON = 0;
+const NO_ROWS: Part = new Map();
+
 /** What one node needs: its tasks' networks, the ingress network, and what is common to all. */
-export function rowsForNode(view: ReadTx, rows: ClusterRows, nodeId: string): Map<string, Row> {
-  const result = new Map(rows.common);
+export function partsForNode(view: ReadTx, rows: ClusterRows, nodeId: string): Parts {
   const vnis = new Set<number>();
   if (rows.ingressVni !== undefined) vnis.add(rows.ingressVni);
   for (const task of view.tasksOfNode(nodeId)) {
@@ -63,13 +74,36 @@ export function rowsForNode(view: ReadTx, rows: ClusterRows, nodeId: string): Ma
       if (vni !== undefined) vnis.add(vni);
     }
   }
-  for (const vni of vnis) for (const [key, row] of rows.byVni.get(vni) ?? []) result.set(key, row);
-  return result;
+  return new Map([[COMMON, rows.common], ...[...vnis].map((vni) => [vni, rows.byVni.get(vni) ?? NO_ROWS] as const)]);
+}
+
+/** The same in one. */
+export function rowsForNode(view: ReadTx, rows: ClusterRows, nodeId: string): Map<string, Row> {
+  const all = new Map<string, Row>();
+  for (const part of partsForNode(view, rows, nodeId).values()) for (const [key, one] of part) all.set(key, one);
+  return all;
 }
 
 export interface RowDiff {
   readonly upsert: Row[];
   readonly remove: string[];
+}
+
+/** The last difference of each part from a later one: nodes mostly have the same, and go from it to the same. */
+const differences = new WeakMap<Part, { readonly after: Part; readonly diff: RowDiff }>();
+
+export function diffParts(before: Parts, after: Parts): RowDiff {
+  const upsert: Row[] = [];
+  const remove: string[] = [];
+  for (const key of new Set([...before.keys(), ...after.keys()])) {
+    const [from, to] = [before.get(key) ?? NO_ROWS, after.get(key) ?? NO_ROWS];
+    if (from === to) continue;
+    let known = differences.get(from);
+    if (known?.after !== to) differences.set(from, known = { after: to, diff: diffRows(from, to) });
+    for (const row of known.diff.upsert) upsert.push(row);
+    for (const gone of known.diff.remove) remove.push(gone);
+  }
+  return { upsert, remove };
 }
 
 export function diffRows(before: ReadonlyMap<string, Row>, after: ReadonlyMap<string, Row>): RowDiff {

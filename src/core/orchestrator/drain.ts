@@ -15,7 +15,7 @@ export function reconcileDrains(input: Input, change: Change): void {
     const drain = task.drainState;
     if (drain === undefined || task.desiredState > TaskState.RUNNING || change.touched(task.id)) continue;
     const waitMs = DRAIN_TIMEOUT_MS - hadForMs(soft, drain.revision);
-    const done = acknowledged(view, soft, drain.revision)
+    const done = acknowledged(soft, drain.revision)
       || isTerminal(task)
       || view.get('node', task.nodeId)?.status?.state === NodeStatus_State.DOWN;
     if (!done && waitMs > 0) {

@@ -41,10 +41,10 @@ export function reconcileReaper(input: Input, change: Change): void {
 
 /** Its process has ended, or never was, and its addresses are free: also where its own node is gone, others may still send to it. */
 function isGone(input: Input, change: Change, task: Task): boolean {
-  const { view, soft, nowMs } = input;
+  const { soft, nowMs } = input;
   if (stateOf(task) < TaskState.ASSIGNED || task.nodeId === '') return true;
   if (isTerminal(task) && task.networks.length === 0) return true;
-  const waitMs = releasedInMs(view, soft, task);
+  const waitMs = releasedInMs(soft, task);
   if (waitMs === undefined || waitMs === 0) return waitMs === 0;
   change.wakeAt(nowMs + waitMs);
   return false;

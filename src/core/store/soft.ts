@@ -1,14 +1,18 @@
 // What the leader knows beside the store: which revision each node's data plane has installed, and since when it has each
 // revision itself. Lost with the leader; nodes tell it again. Pure parts take it as input.
 
-import { NodeStatus_State, TaskState, type Task } from '../../model/proto/swarmkit_pb.js';
+import { NodeStatus_State, TaskState, type Node, type Task } from '../../model/proto/swarmkit_pb.js';
 import { isSkeinNode } from '../../model/network.js';
 import { isTerminal } from '../../model/task.js';
 import type { ReadTx } from './view.js';
 
+export type Acked = ReadonlyMap<string, bigint>;
+
 export interface Acknowledgements {
   /** Nodes that hold a NetworkView, with the highest revision they acknowledged. */
-  readonly acked: ReadonlyMap<string, bigint>;
+  readonly acked: Acked;
+  /** installedBy() of them. */
+  readonly installed: bigint;
   readonly reached: Reached;
   /** The time, by the clock that `reached` goes by. */
   readonly steadyMs: number;
@@ -40,27 +44,45 @@ export function hadForMs({ reached, steadyMs }: Acknowledgements, revision: bigi
   return first === undefined ? 0 : steadyMs - first.atMs;
 }
 
+/** Where no node forwards. */
+const EVERYTHING = 2n ** 64n;
+
 /**
- * Every node that forwards by a network view has installed at least this revision. A Skein node that has not told yet
- * (it is connecting, or the leader is new and the node's state unknown) may hold old tables: it is waited for.
+ * The revision that every node which forwards by a network view has installed. A Skein node that has not told yet (it is
+ * connecting, or the leader is new and the node's state unknown) may hold old tables: it is waited for.
  */
-export function acknowledged(view: ReadTx, soft: Acknowledgements, revision: bigint): boolean {
-  return view.list('node').every((node) => {
-    const state = node.status?.state;
-    if (state !== NodeStatus_State.READY && state !== NodeStatus_State.UNKNOWN) return true;
-    const acked = soft.acked.get(node.id);
-    return acked === undefined ? !isSkeinNode(node) : acked >= revision;
-  });
+export function installedBy(view: ReadTx, acked: Acked): bigint {
+  let least = EVERYTHING;
+  for (const node of view.list('node')) {
+    const revision = installedOn(node, acked);
+    if (revision < least) least = revision;
+  }
+  return least;
+}
+
+/** Whether that is more than it was: asked after each acknowledgement, so it looks no further than to the first that lacks. */
+export function advanced(view: ReadTx, acked: Acked, installed: bigint): boolean {
+  return view.list('node').every((node) => installedOn(node, acked) > installed);
+}
+
+function installedOn(node: Node, acked: Acked): bigint {
+  const state = node.status?.state;
+  if (state !== NodeStatus_State.READY && state !== NodeStatus_State.UNKNOWN) return EVERYTHING;
+  return acked.get(node.id) ?? (isSkeinNode(node) ? -1n : EVERYTHING);
+}
+
+export function acknowledged(soft: Acknowledgements, revision: bigint): boolean {
+  return soft.installed >= revision;
 }
 
 /** What an ended task had is free after this even if a node never acknowledged. */
 const RELEASE_TIMEOUT_MS = 10_000;
 
 /** How long what the task has stays taken, if nobody acknowledges: 0 if it is free, undefined while the task has not ended. */
-export function releasedInMs(view: ReadTx, soft: Acknowledgements, task: Task): number | undefined {
+export function releasedInMs(soft: Acknowledgements, task: Task): number | undefined {
   if (!isTerminal(task)) return undefined;
   const revision = task.meta?.version?.index ?? 0n;
-  return acknowledged(view, soft, revision) ? 0 : Math.max(RELEASE_TIMEOUT_MS - hadForMs(soft, revision), 0);
+  return acknowledged(soft, revision) ? 0 : Math.max(RELEASE_TIMEOUT_MS - hadForMs(soft, revision), 0);
 }
 
 /** The highest revision somebody waits to see acknowledged. */

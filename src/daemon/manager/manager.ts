@@ -11,7 +11,7 @@ import { allocate } from '../../core/allocator/allocator.js';
 import { Sessions, heartbeatMs } from '../../core/dispatcher/sessions.js';
 import { orchestrate } from '../../core/orchestrator/orchestrator.js';
 import { schedule } from '../../core/scheduler/scheduler.js';
-import { reach, type Acknowledgements, type Reached } from '../../core/store/soft.js';
+import { advanced, installedBy, reach, type Acknowledgements, type Reached } from '../../core/store/soft.js';
 import type { ReadTx, StoreEvent } from '../../core/store/view.js';
 import type { Applied } from '../../core/store/store.js';
 import type { ManagerClient } from '../../io/grpc/client.js';
@@ -58,6 +58,8 @@ export class Manager implements ManagerBackend {
   sessions = new Sessions();
   readonly acked = new Map<string, bigint>();
   private reached: Reached = [];
+  /** When the last decisions were made. */
+  private installed = -1n;
   /** Tasks stopped before every node had acknowledged their removal. */
   drainTimeouts = 0;
   /** Nodes that announced an address they cannot have. */
@@ -161,7 +163,8 @@ export class Manager implements ManagerBackend {
   soft(): Acknowledgements {
     const steadyMs = performance.now();
     this.reached = reach(this.reached, this.view().index, steadyMs);
-    return { acked: this.acked, reached: this.reached, steadyMs };
+    this.installed = installedBy(this.view(), this.acked);
+    return { acked: this.acked, installed: this.installed, reached: this.reached, steadyMs };
   }
 
   periodMs(): number {
@@ -175,10 +178,10 @@ export class Manager implements ManagerBackend {
   /** A node told how far it has got. */
   acknowledge(nodeId: string, revision: bigint): void {
     const before = this.acked.get(nodeId);
-    if (before === undefined || revision > before) {
-      this.acked.set(nodeId, revision);
-      this.dirty.raise();
-    }
+    if (before !== undefined && revision <= before) return;
+    this.acked.set(nodeId, revision);
+    // Of many nodes only the last one changes what can be decided; and a new one may be given tasks.
+    if (before === undefined || advanced(this.view(), this.acked, this.installed)) this.dirty.raise();
   }
 
   private drainTimedOut(task: Task): void {

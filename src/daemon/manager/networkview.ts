@@ -3,13 +3,13 @@
 // an acknowledgement (a drain, an address to be released).
 
 import { create } from '@bufbuild/protobuf';
-import { clusterRows, diffRows, rowsForNode, type ClusterRows } from '../../core/network/rows.js';
+import { clusterRows, diffParts, partsForNode, type ClusterRows, type Parts } from '../../core/network/rows.js';
 import type { ReadTx, StoreEvent } from '../../core/store/view.js';
 import { DRAIN_TIMEOUT_MS } from '../../core/orchestrator/drain.js';
 import { acknowledged, awaitedRevision } from '../../core/store/soft.js';
 import { AppFailure, ok, unwrap } from '../../lib/result.js';
 import type { Caller, Handler, Outgoing } from '../../io/grpc/server.js';
-import { LeaveResponseSchema, UpdateSchema, type Ack, type LeaveRequest, type Row, type Update } from '../../model/proto/skein_pb.js';
+import { LeaveResponseSchema, UpdateSchema, type Ack, type LeaveRequest, type Update } from '../../model/proto/skein_pb.js';
 import { NodeSpec_Availability, TaskState } from '../../model/proto/swarmkit_pb.js';
 import { check, follow } from './dispatcher.js';
 import type { Manager } from './manager.js';
@@ -58,7 +58,7 @@ async function leave(manager: Manager, request: LeaveRequest, caller: Caller): P
   const revision = manager.view().get('node', nodeId)?.meta?.version?.index ?? 0n;
   manager.forget(nodeId);
   const deadline = Date.now() + DRAIN_TIMEOUT_MS;
-  while (!acknowledged(manager.view(), manager.soft(), revision) && Date.now() < deadline) {
+  while (!acknowledged(manager.soft(), revision) && Date.now() < deadline) {
     await poll();
   }
   return create(LeaveResponseSchema);
@@ -94,14 +94,14 @@ async function watch(manager: Manager, cache: RowCache, requests: AsyncIterable<
     }
   })();
   acks.catch(() => undefined); // The stream broke: `closed` ends the loop below.
-  let sent: ReadonlyMap<string, Row> = new Map();
+  let sent: Parts = new Map();
   let first = true;
   await follow(manager, nodeId, out.closed, concerns, async () => {
     if (manager.sessions.check(nodeId, sessionId) !== 'ok') throw new AppFailure({ code: 'aborted', message: 'the node has a newer session' });
     const view = manager.view();
     const { rows, awaited } = cache.get(view);
-    const wanted = rowsForNode(view, rows, nodeId);
-    const { upsert, remove } = diffRows(sent, wanted);
+    const wanted = partsForNode(view, rows, nodeId);
+    const { upsert, remove } = diffParts(sent, wanted);
     if (first || upsert.length > 0 || remove.length > 0 || awaited > sentRevision) {
       sentRevision = view.index;
       sent = wanted;

@@ -54,8 +54,11 @@ export class Proposals {
     const applied = this.wait(command.id).then((value) => { result = value; });
     const deadline = performance.now() + PROPOSE_TIMEOUT_MS;
     while (result === undefined) {
-      const taken = await this.submit(data);
-      await this.appliedOrChanged(applied, taken ? REPEAT_MS : RETRY_MS);
+      // Waited for from before the leader is asked: while one answers, or does not, another may have taken its place.
+      const change = this.nextChange();
+      const taken = await Promise.race([this.submit(data), change.happened.then(() => false)]);
+      await this.appliedOrChanged(applied, change.happened, taken ? REPEAT_MS : RETRY_MS);
+      change.forget();
       const late = performance.now() > deadline || (!taken && this.options.leaderlessMs() > LEADERLESS_MS);
       if (result !== undefined || !late) continue;
       this.applied(command.id, fail('unavailable', NO_LEADER));
@@ -118,14 +121,18 @@ export class Proposals {
     return { code: 'resource_exhausted', message: 'too many changes are waiting to be committed: try again' };
   }
 
-  private async appliedOrChanged(applied: Promise<void>, ms: number): Promise<void> {
+  private nextChange(): { readonly happened: Promise<void>; readonly forget: () => void } {
     let wake!: () => void;
-    const woken = new Promise<void>((resolve) => { wake = resolve; });
-    const timer = setTimeout(wake, ms);
+    const happened = new Promise<void>((resolve) => { wake = resolve; });
     this.wakers.add(wake);
-    await Promise.race([applied, woken]);
+    return { happened, forget: () => this.wakers.delete(wake) };
+  }
+
+  private async appliedOrChanged(applied: Promise<void>, changed: Promise<void>, ms: number): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<void>((resolve) => { timer = setTimeout(resolve, ms); });
+    await Promise.race([applied, changed, late]);
     clearTimeout(timer);
-    this.wakers.delete(wake);
   }
 
   private wait(commandId: string): Promise<Result<Applied>> {

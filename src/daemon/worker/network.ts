@@ -3,11 +3,12 @@
 // plane both died forwards again before any manager answers.
 
 import { readFile } from 'node:fs/promises';
-import { create, fromBinary, toBinary } from '@bufbuild/protobuf';
+import { create, fromBinary } from '@bufbuild/protobuf';
 import { diffRows, hostPortRows } from '../../core/network/rows.js';
 import type { Logger } from 'pino';
 import { AtomicFiles } from '../../io/atomicfile.js';
 import { checkedContent, withChecksum } from '../../io/checkedfile.js';
+import { encode } from '../../io/protobuf/codec.js';
 import { AppFailure } from '../../lib/result.js';
 import { UpdateSchema, type Row, type Update } from '../../model/proto/skein_pb.js';
 import type { Task } from '../../model/proto/swarmkit_pb.js';
@@ -127,7 +128,7 @@ export class NetworkAgent {
   private saveSoon(): void {
     this.saveTimer ??= setTimeout(() => {
       this.saveTimer = undefined;
-      const bytes = toBinary(UpdateSchema, create(UpdateSchema, { revision: this.revision, full: true, upsert: [...this.rows.values()] }));
+      const bytes = encode(UpdateSchema, create(UpdateSchema, { revision: this.revision, full: true, upsert: [...this.rows.values()] }));
       this.saving = this.files.write(this.file, withChecksum(bytes), { mode: 0o600, sync: false }).catch(this.onBug);
     }, SAVE_DELAY_MS);
   }

@@ -158,10 +158,23 @@ function addressOf(remote: string): string {
   return remote.replace(/^::ffff:/, '');
 }
 
+const identities = new Map<string, NodeIdentity | undefined>();
+const IDENTITIES_MAX = 10_000;
+
+/** Of a certificate that its connection has verified: every call has one, and nodes make theirs with the same for weeks. */
+function knownIdentity(certificate: Buffer): NodeIdentity | undefined {
+  const key = certificate.toString('latin1');
+  if (identities.has(key)) return identities.get(key);
+  if (identities.size >= IDENTITIES_MAX) identities.clear();
+  const identity = identityOf(new X509Certificate(certificate));
+  identities.set(key, identity);
+  return identity;
+}
+
 function callerOf(call: AnyCall): Caller {
   const raw = call.getAuthContext().sslPeerCertificate?.raw;
   const address = addressOf(call.getPeer().replace(/^ipv[46]:/, '').replace(/:\d+$/, '').replace(/^\[|\]$/g, ''));
-  const identity = raw === undefined ? undefined : identityOf(new X509Certificate(raw));
+  const identity = raw === undefined ? undefined : knownIdentity(raw);
   return identity === undefined ? { identity, address } : forwarded(call.metadata, { identity, address });
 }
 

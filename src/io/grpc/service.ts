@@ -1,7 +1,8 @@
 // gRPC over the generated protobuf services: one definition per service, codes to and from AppError.
 
-import { fromBinary, toBinary, type DescMessage, type DescMethod, type DescService, type MessageShape } from '@bufbuild/protobuf';
+import type { DescMessage, DescMethod, DescService, MessageShape } from '@bufbuild/protobuf';
 import { status as Status, type MethodDefinition, type ServiceDefinition, type ServiceError } from '@grpc/grpc-js';
+import { decode, encode } from '../protobuf/codec.js';
 import { AppFailure, type AppError, type ErrorCode } from '../../lib/result.js';
 
 export function methodDefinition(service: DescService, method: DescMethod): MethodDefinition<object, object> {
@@ -9,15 +10,15 @@ export function methodDefinition(service: DescService, method: DescMethod): Meth
     path: `/${service.typeName}/${method.name}`,
     requestStream: method.methodKind === 'client_streaming' || method.methodKind === 'bidi_streaming',
     responseStream: method.methodKind === 'server_streaming' || method.methodKind === 'bidi_streaming',
-    requestSerialize: (message) => encode(method.input, message),
-    requestDeserialize: (bytes) => fromBinary(method.input, bytes),
-    responseSerialize: (message) => encode(method.output, message),
-    responseDeserialize: (bytes) => fromBinary(method.output, bytes),
+    requestSerialize: (message) => toBuffer(method.input, message),
+    requestDeserialize: (bytes) => decode(method.input, bytes),
+    responseSerialize: (message) => toBuffer(method.output, message),
+    responseDeserialize: (bytes) => decode(method.output, bytes),
   };
 }
 
-function encode(schema: DescMessage, message: object): Buffer {
-  const bytes = toBinary(schema, message as MessageShape<DescMessage>);
+function toBuffer(schema: DescMessage, message: object): Buffer {
+  const bytes = encode(schema, message as MessageShape<DescMessage>);
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
 }
 

@@ -3,6 +3,7 @@
 // on every manager. Fields that no message of ours has (maps, groups, fixed and zigzag numbers, proto2) make a type refuse
 // at its first use; a test compares the two.
 
+import { isUtf8 } from 'node:buffer';
 import { ScalarType, type DescField, type DescMessage, type MessageShape } from '@bufbuild/protobuf';
 import { BinaryReader } from '@bufbuild/protobuf/wire';
 import { assert } from '../../lib/assert.js';
@@ -36,7 +37,7 @@ export function encode<D extends DescMessage>(schema: D, message: MessageShape<D
   return writer.taken();
 }
 
-/** Throws what the library throws for bytes that are no such message. */
+/** Throws where the library throws, and for what goes on behind the end of the message that it is in. */
 export function decode<D extends DescMessage>(schema: D, bytes: Uint8Array): MessageShape<D> {
   return readMessage(new BinaryReader(bytes), codecOf(schema), bytes.length) as unknown as MessageShape<D>;
 }
@@ -200,14 +201,12 @@ function isWrapper({ fieldKind, message, oneof }: DescField): boolean {
 function readMessage(reader: BinaryReader, { reads, make }: Codec, length: number, into: Values = make()): Values {
   const end = reader.pos + length;
   while (reader.pos < end) {
-    const tag = reader.uint32();
-    const [no, wireType] = [tag >>> 3, tag & 7];
+    const [no, wireType] = reader.tag();
     const read = reads.get(no);
     if (read !== undefined) {
       read(reader, into, wireType);
       continue;
     }
-    if (no === 0) throw new Error('a field without a number');
     ((into['$unknown'] ??= []) as Unknown[]).push({ no, wireType, data: reader.skip(wireType, no) });
   }
   if (reader.pos !== end) throw new Error('a message ends inside a field');
@@ -271,13 +270,19 @@ function readValue(field: DescField): (reader: BinaryReader, before: unknown) =>
 
 function readString(reader: BinaryReader): string {
   const bytes = reader.bytes();
-  if (bytes.length > SHORT) return Buffer.prototype.utf8Slice.call(bytes, 0, bytes.length);
+  if (bytes.length > SHORT) return readUtf8(bytes);
   let text = '';
   for (const byte of bytes) {
-    if (byte > 127) return Buffer.prototype.utf8Slice.call(bytes, 0, bytes.length);
+    if (byte > 127) return readUtf8(bytes);
     text += String.fromCharCode(byte);
   }
   return text;
+}
+
+/** Text is UTF-8 in proto3, and anything else no message. */
+function readUtf8(bytes: Uint8Array): string {
+  if (!isUtf8(bytes)) throw new Error('a text is not UTF-8');
+  return Buffer.prototype.utf8Slice.call(bytes, 0, bytes.length);
 }
 
 /** Bytes that grow; the length of a message is put before it once it is known. */

@@ -3,6 +3,7 @@
 import assert from 'node:assert/strict';
 import { create } from '@bufbuild/protobuf';
 import { describe, test } from 'node:test';
+import type { ManagerClient } from '../../src/io/grpc/client.js';
 import { Proposals } from '../../src/daemon/manager/proposals.js';
 import { fail, ok } from '../../src/lib/result.js';
 import { CommandSchema } from '../../src/model/proto/skein_pb.js';
@@ -54,6 +55,40 @@ describe('proposals', () => {
     const { it, sent } = proposals([false], 6000);
     assert.match(JSON.stringify(await it.propose(command)), /does not have a leader/);
     assert.equal(sent(), 1);
+  });
+
+  test('one that the leader does not answer is made again as soon as another leads, and refused in good time when none does', async () => {
+    const asked: string[] = [];
+    let leads = false;
+    const it = new Proposals({
+      inTerm: () => true,
+      here: () => {
+        asked.push('here');
+        return true;
+      },
+      leading: () => leads,
+      leaderlessMs: () => 0,
+      leaderClient: () => ({
+        unary: () => {
+          asked.push('there');
+          return new Promise((_resolve, reject) => { setTimeout(() => reject(new Error('no answer')), 3000); });
+        },
+      }) as unknown as ManagerClient,
+      onLeadership: () => () => undefined,
+    });
+    const answer = it.propose(command);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    assert.deepEqual(asked, ['there']);
+    leads = true;
+    it.leaderChanged();
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    assert.deepEqual(asked, ['there', 'here']);
+    it.applied('c1', ok({ events: [], duplicate: false }));
+    assert.equal((await answer).ok, true);
+    leads = false;
+    const before = performance.now();
+    assert.match(JSON.stringify(await it.propose(create(CommandSchema, { id: 'c2' }))), /cannot be reached from this manager/);
+    assert.ok(performance.now() - before < 10_000);
   });
 
   test('a decision of one term is not proposed in the next', async () => {

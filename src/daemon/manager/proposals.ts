@@ -14,8 +14,8 @@ import { CommandSchema, ManagerGroup, ProposeRequestSchema, type Command } from 
 const WAITING_MAX = 10_000;
 /** Docker's clients wait for a minute; an election takes a second or two. */
 const PROPOSE_TIMEOUT_MS = 20_000;
-/** No election takes so long: the group has lost its majority, or this manager its group. */
-const LEADERLESS_MS = 5000;
+/** No election takes so long: the group has lost its majority, or this manager its group, or its way to the leader. */
+const PATIENCE_MS = 5000;
 const FORWARD_TIMEOUT_MS = 3000;
 const RETRY_MS = 50;
 /** A proposal that was taken and is not applied by now is made once more: the leader that took it may be gone. */
@@ -23,6 +23,7 @@ const REPEAT_MS = 3000;
 
 export const NO_LEADER = "The swarm does not have a leader. It's possible that too few managers are online. "
   + 'Make sure more than half of the managers are online.';
+const UNREACHED = 'The leader of the swarm cannot be reached from this manager. Ask another manager, or check the network between them.';
 
 export interface ProposalsOptions {
   /** Into the own log; false when this manager does not lead. */
@@ -53,15 +54,19 @@ export class Proposals {
     let result: Result<Applied> | undefined;
     const applied = this.wait(command.id).then((value) => { result = value; });
     const deadline = performance.now() + PROPOSE_TIMEOUT_MS;
+    let reachedMs = performance.now();
     while (result === undefined) {
       // Waited for from before the leader is asked: while one answers, or does not, another may have taken its place.
       const change = this.nextChange();
-      const taken = await Promise.race([this.submit(data), change.happened.then(() => false)]);
-      await this.appliedOrChanged(applied, change.happened, taken ? REPEAT_MS : RETRY_MS);
+      const answer = await Promise.race([this.submit(data), change.happened.then(() => 'refused' as const)]);
+      await this.appliedOrChanged(applied, change.happened, answer === 'taken' ? REPEAT_MS : RETRY_MS);
       change.forget();
-      const late = performance.now() > deadline || (!taken && this.options.leaderlessMs() > LEADERLESS_MS);
-      if (result !== undefined || !late) continue;
-      this.applied(command.id, fail('unavailable', NO_LEADER));
+      const now = performance.now();
+      if (answer !== 'unreached') reachedMs = now;
+      const unreached = now - reachedMs > PATIENCE_MS;
+      const leaderless = answer !== 'taken' && this.options.leaderlessMs() > PATIENCE_MS;
+      if (result !== undefined || !(leaderless || unreached || now > deadline)) continue;
+      this.applied(command.id, fail('unavailable', unreached && !leaderless ? UNREACHED : NO_LEADER));
       // Or what was told as failed would be proposed once more.
       await applied;
     }
@@ -141,13 +146,13 @@ export class Proposals {
     });
   }
 
-  /** True when the leader took it. */
-  private async submit(data: Uint8Array): Promise<boolean> {
-    if (this.options.leading()) return this.options.here(data);
+  private async submit(data: Uint8Array): Promise<'taken' | 'refused' | 'unreached'> {
+    const answered = (taken: boolean): 'taken' | 'refused' => (taken ? 'taken' : 'refused');
+    if (this.options.leading()) return answered(this.options.here(data));
     const client = this.options.leaderClient();
-    if (client === undefined) return false;
+    if (client === undefined) return 'unreached';
     const request = create(ProposeRequestSchema, { command: data });
-    const answer = await client.unary(ManagerGroup.method.propose, request, FORWARD_TIMEOUT_MS).catch(() => undefined);
-    return answer?.taken === true;
+    return client.unary(ManagerGroup.method.propose, request, FORWARD_TIMEOUT_MS)
+      .then(({ taken }) => answered(taken), () => 'unreached');
   }
 }

@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { create, toBinary } from '@bufbuild/protobuf';
+import fc from 'fast-check';
 import { updateNode } from '../../src/core/control/nodes.js';
 import { createNetwork } from '../../src/core/control/networks.js';
 import {
@@ -12,7 +13,9 @@ import {
 import { createService, updateService } from '../../src/core/control/services.js';
 import { COMMAND_BYTES_MAX, inBatches } from '../../src/core/store/batches.js';
 import { createAction } from '../../src/core/store/actions.js';
+import { timestampFromMs } from '../../src/lib/time.js';
 import { toPairs } from '../../src/model/pairs.js';
+import { CommandSchema } from '../../src/model/proto/skein_pb.js';
 import { AnnotationsSchema, NodeSchema, NodeSpecSchema, TaskSchema, type NetworkSpec,
   type ServiceSpec } from '../../src/model/proto/swarmkit_pb.js';
 import { network, spec, World } from '../support/control.js';
@@ -98,6 +101,26 @@ describe('batches', () => {
     const { batches, oversized } = inBatches(actions, 1128);
     assert.deepEqual(batches.map((batch) => batch.map((action) => action.target.value?.id)), [['t0', 't1', 't2'], ['t3'], ['t4', 't6']]);
     assert.deepEqual(oversized.map(({ action }) => action.target.value?.id), ['t5']);
+  });
+
+  it('are never longer than the bound, whatever their messages hold', () => {
+    fc.assert(fc.property(fc.array(fc.record({
+      id: fc.string({ minLength: 1 }), serviceId: fc.string({ unit: 'grapheme' }), slot: fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }),
+      labels: fc.array(fc.tuple(fc.string({ unit: 'grapheme' }), fc.string()), { maxLength: 5 }), addresses: fc.array(fc.string(), { maxLength: 5 }),
+      data: fc.uint8Array(), seconds: fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }),
+    }), { minLength: 1, maxLength: 12 }), fc.integer({ min: 200, max: 4_000 }), (tasks, bytesMax) => {
+      const actions = tasks.map(({ id, serviceId, slot, labels, addresses, data, seconds }) => createAction('task', create(TaskSchema, {
+        id, serviceId, slot: BigInt.asUintN(64, slot), networks: [{ addresses }], status: { state: 704, timestamp: { seconds, nanos: -1 } },
+        annotations: { labels: labels.map(([key, value]) => ({ key, value })) },
+        spec: { runtime: { case: 'generic', value: { kind: 'k', payload: { typeUrl: '', value: data } } } },
+      })));
+      const { batches, oversized } = inBatches(actions, bytesMax);
+      assert.deepEqual([...batches.flat(), ...oversized.map(({ action }) => action)].length, actions.length);
+      for (const batch of batches) {
+        const command = create(CommandSchema, { id: 'x'.repeat(25), time: timestampFromMs(1_700_000_000_000), actions: [...batch] });
+        assert.ok(toBinary(CommandSchema, command).length <= bytesMax);
+      }
+    }), { numRuns: 300 });
   });
 
   it('are enough for every task of an accepted spec', () => {

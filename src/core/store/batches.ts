@@ -11,6 +11,22 @@ const ACTION_OVERHEAD = 6;
 /** The command's own fields: id and time. */
 const COMMAND_OVERHEAD = 128;
 
+/** A tag and a length, and the longest number. */
+const FIELD_OVERHEAD = 10;
+const NUMBER_BYTES_MAX = 10;
+const UTF8_BYTES_MAX = 3;
+
+/** No message, or list of messages, is longer when it is encoded. */
+function bytesAtMost(value: unknown): number {
+  if (typeof value === 'string') return UTF8_BYTES_MAX * value.length;
+  if (typeof value !== 'object' || value === null) return NUMBER_BYTES_MAX;
+  if (value instanceof Uint8Array) return value.length;
+  let bytes = 0;
+  if (Array.isArray(value)) for (const one of value) bytes += FIELD_OVERHEAD + bytesAtMost(one);
+  else for (const key in value) bytes += FIELD_OVERHEAD + bytesAtMost((value as Record<string, unknown>)[key]);
+  return bytes;
+}
+
 export interface Oversized {
   readonly action: StoreAction;
   readonly bytes: number;
@@ -24,6 +40,8 @@ export interface Batches {
 }
 
 export function inBatches(actions: readonly StoreAction[], bytesMax: number = COMMAND_BYTES_MAX): Batches {
+  // Nearly always: what a pass decides is small, and to encode it only to learn its size takes longer than to decide it.
+  if (actions.length > 0 && bytesAtMost(actions) <= bytesMax - COMMAND_OVERHEAD) return { batches: [actions], oversized: [] };
   const batches: StoreAction[][] = [];
   const oversized: Oversized[] = [];
   let left = 0;

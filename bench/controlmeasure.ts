@@ -67,7 +67,8 @@ function add({ samples }: Run, metric: string, group: string, value: number): vo
 
 async function writes({ proposers, apis }: Groups, round: number, run: Run): Promise<void> {
   const { options: { sliceMs }, signal } = run;
-  const take = (api: '' | 'api_', inFlight: number, of: string, { writes: count, errors, seconds, p50Us, cpuSeconds }: LoadResult): void => {
+  const take = (api: '' | 'api_', inFlight: number, of: string, result: LoadResult): void => {
+    const { writes: count, errors, seconds, p50Us, cpuSeconds } = result;
     if (errors > 0 || count === 0) throw new Error(`${of}: ${errors} of ${count + errors} writes failed`);
     add(run, `${api}writes_${inFlight}`, of, count / seconds);
     add(run, `${api}p50_${inFlight}`, of, p50Us);

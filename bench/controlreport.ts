@@ -106,7 +106,8 @@ export async function makeReport(measured: Measured): Promise<ControlReport> {
   return {
     bench: 'control', rounds, sliceMs, failovers, dockerRounds, unsupported, conditions: CONDITIONS,
     versions: {
-      skein: manifest.version, kernel: `${os.type()} ${os.release()}`, node: process.version, cpu: os.cpus()[0]?.model ?? '', ...peerVersions,
+      skein: manifest.version, ...peerVersions,
+      kernel: `${os.type()} ${os.release()}`, node: process.version, cpu: os.cpus()[0]?.model ?? '',
     },
     load: { cpus: os.cpus().length, before, after: os.loadavg() },
     metrics, memoryMiB, nodes, targets: targets(metrics),

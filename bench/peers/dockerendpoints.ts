@@ -145,7 +145,12 @@ export class DockerEndpoints {
 
   private async end(): Promise<void> {
     for (const stream of this.streams) stream.destroy();
-    for (const watcher of this.watchers) watcher.kill('SIGKILL');
+    await Promise.all(this.watchers.map(async (watcher) => {
+      if (watcher.exitCode !== null || watcher.signalCode !== null) return;
+      const ended = new Promise((resolve) => watcher.once('exit', resolve));
+      watcher.kill('SIGKILL');
+      await ended;
+    }));
     for (const service of [SERVICE, WATCHER]) await this.first.attempt('DELETE', `/services/${service}`);
     for (const node of this.nodes) {
       const containers = (): Promise<unknown[] | undefined> => node.attempt('GET', '/containers/json');

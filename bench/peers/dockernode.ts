@@ -46,7 +46,7 @@ export class DockerNode {
   private readonly directory: string;
   private readonly cgroup: string;
   private init: ChildProcess | undefined;
-  private closed = false;
+  private closing: Promise<void> | undefined;
 
   constructor(directory: string, n: number) {
     this.name = `docker${n}`;
@@ -129,9 +129,12 @@ ip link set lo up && ip addr add ${this.address}/${PREFIX_BITS} dev eth0 && ip l
     }
   }
 
-  /** All of it, at any moment. */
-  async close(): Promise<void> {
-    this.closed = true;
+  /** All of it, at any moment; also more than once. */
+  close(): Promise<void> {
+    return this.closing ??= this.end();
+  }
+
+  private async end(): Promise<void> {
     const init = this.init;
     if (init === undefined) return;
     if (init.exitCode === null && init.signalCode === null) {
@@ -146,7 +149,7 @@ ip link set lo up && ip addr add ${this.address}/${PREFIX_BITS} dev eth0 && ip l
   }
 
   private refuseWhenClosed(): void {
-    if (this.closed) throw new Error(`${this.name} was closed`);
+    if (this.closing !== undefined) throw new Error(`${this.name} was closed`);
   }
 
   private send(script: string): void {

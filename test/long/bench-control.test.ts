@@ -7,7 +7,8 @@ import { leftOut, missingTools, type ControlReport } from '../../bench/control.j
 import { interrupted, remains } from '../system/bench-run.js';
 import { command, SKEIN } from '../system/fixture.js';
 
-const ARGS = ['bench', 'control', '--json', '--rounds', '1', '--slice', '100ms', '--failovers', '1', '--agents', '3', '--docker-rounds', '1'];
+const ARGS = ['bench', 'control', '--json', '--rounds', '1', '--slice', '100ms', '--failovers', '1', '--agents', '3',
+  '--docker-rounds', '1'];
 /** No sooner can it elect: ten ticks of a second. */
 const ELECTION_MIN_MS = 5000;
 /** Between that its DNS forgets a task and that it ends it. */
@@ -37,7 +38,7 @@ describe('bench control beside Docker', { timeout: 900_000 }, () => {
   });
 
   test('interrupted while containers run, and while it has no leader, it leaves nothing', { skip }, async () => {
-    for (const afterMs of [1000, 4000, 9000]) await interrupted(ARGS, 'SIGTERM', 'docker: endpoint changes', afterMs);
+    for (const afterMs of [1000, 6000]) await interrupted(ARGS, 'SIGTERM', 'docker: endpoint changes', afterMs);
     await interrupted(ARGS, 'SIGINT', 'docker: the leader gets a SIGKILL', 3000);
   });
 });

@@ -35,7 +35,9 @@ test('bench control: every figure is there and positive, and everything is remov
       for (const value of [median, lowerQuartile, worst]) assert.ok(Number.isFinite(value) && value >= least, name);
     }
   }
-  const memory = ['skein_manager', 'skein_worker', ...(PEER ? ['etcd_member'] : []), ...(DOCKER ? ['docker_manager', 'docker_worker'] : [])];
+  const idle = { skein: ['manager', 'worker'], etcd: ['member'], docker: ['manager', 'worker'] };
+  const memory = Object.entries(idle).filter(([group]) => group === 'skein' || peers.includes(group))
+    .flatMap(([group, roles]) => roles.map((role) => `${group}_${role}`));
   assert.deepEqual(Object.keys(report.memoryMiB), memory);
   for (const mib of Object.values(report.memoryMiB)) assert.ok(mib > 0);
   assert.deepEqual(report.nodes, { endpoint_3: 3, endpoint_6: 6 });

@@ -19,8 +19,11 @@ const ENDS_WITHIN_MS = 10_000;
 /** State directories and cgroups. */
 export async function remains(): Promise<string[]> {
   const folders = [os.tmpdir(), CGROUPS, ...(await readdir(CGROUPS)).map((name) => path.join(CGROUPS, name))];
-  const found = await Promise.all(folders.map(async (folder) => (await readdir(folder).catch(() => [])).map((name) => path.join(folder, name))));
-  return found.flat().filter((file) => path.basename(file).startsWith('skein-bench-'));
+  const found = await Promise.all(folders.map(async (folder) => {
+    const names = await readdir(folder).catch(() => [] as string[]);
+    return names.filter((name) => name.startsWith('skein-bench-')).map((name) => path.join(folder, name));
+  }));
+  return found.flat();
 }
 
 /** A signal so long after the bench has said what it does: it ends soon, and nothing is left. */

@@ -44,8 +44,8 @@ export interface LoadResult {
 export interface Group {
   readonly name: string;
   start(): Promise<void>;
-  /** Longest time without a write that was done, while the leader ends by a signal; it is started again after. Watched for
-   *  at least so long as the group needs to have another. */
+  /** Longest time without a write that was done, from a signal that ends the leader on; watched for so long, or until there is
+   *  another leader where that is later. The old one is started again after. */
   gap(signal: 'SIGKILL' | 'SIGTERM', afterMs: number): Promise<number>;
   /** Resident, in MiB. */
   memory(): Promise<Readonly<Record<string, number>>>;

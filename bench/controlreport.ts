@@ -56,7 +56,7 @@ const CONDITIONS = {
     + 'dockerRounds ends of each kind, for an election takes it 10 to 26 s; its SIGTERM goes to dockerd',
   endpoint: 'from a request that takes a task away to when every node has acknowledged that it is out of its tables. '
     + 'docker: to when it is gone from the DNS of all nodes, asked in a container on each; it cannot tell more. '
-    + 'docker has three nodes only: 30 or 100 dockerd do not fit a machine; ratios are of Skein\'s median to each of its samples',
+    + 'docker has three nodes only: 30 or 100 dockerd do not fit a machine; ratios are of each of Skein\'s to its median',
   told: 'told_*: docker: to when the task is sent SIGTERM. Nobody acknowledges, so dockerd sleeps 2 s before; '
     + 'Skein sends it when all have acknowledged, which is endpoint_*',
   nodes: 'real agents with TLS and raft log, of which only tasks and packets are made up; so memory is without data plane and runtime. '
@@ -95,9 +95,10 @@ export async function makeReport(measured: Measured): Promise<ControlReport> {
     const summaries = Object.fromEntries([...groups].map(([group, values]) => [group, summarize(values, better)]));
     const mine = groups.get(OURS) ?? [];
     // Endpoint changes have no rounds: ours are many, and over before Docker's first.
-    const to = (theirs: readonly number[]): number[] => (name.startsWith('endpoint_')
-      ? theirs.map((value) => (summaries[OURS]?.median ?? NaN) / value) : ratios(mine, theirs));
-    const compared = PEERS.map((peer) => [peer, to(groups.get(peer) ?? [])] as const).filter(([, values]) => values.length > 0);
+    const to = (peer: string): number[] => (name.startsWith('endpoint_')
+      ? mine.map((value) => value / (summaries[peer]?.median ?? NaN)) : ratios(mine, groups.get(peer) ?? []));
+    const compared = PEERS.filter((peer) => groups.has(peer)).map((peer) => [peer, to(peer)] as const)
+      .filter(([, values]) => values.length > 0);
     metrics[name] = {
       unit, better, groups: summaries, ratios: Object.fromEntries(compared.map(([peer, values]) => [peer, summarize(values, better)])),
     };

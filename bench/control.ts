@@ -1,6 +1,6 @@
 // `skein bench control`: what three managers take in and how long they are without a leader, beside three members of etcd
-// on the same disk, in one run, interleaved; and how long an endpoint takes to leave every node's tables. Both sync every
-// batch before they answer. Only ratios within a round mean anything.
+// and three managers of Docker Swarm on the same disk, in one run, interleaved; and how long an endpoint takes to leave
+// every node's tables. All sync every batch before they answer. Only ratios within a round mean anything.
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -9,9 +9,10 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { SkeinGroup } from './controlgroup.js';
-import { OURS, makeReport, table, type Samples } from './controlreport.js';
+import { measure } from './controlmeasure.js';
+import { DOCKER, ETCD, makeReport, table, type Samples } from './controlreport.js';
+import { DockerGroup } from './peers/docker.js';
 import { EtcdGroup } from './peers/etcd.js';
-import { scheduling } from './scheduling.js';
 
 export type { ControlReport } from './controlreport.js';
 
@@ -22,8 +23,11 @@ export interface ControlOptions {
   readonly failovers: number;
   /** Nodes of the swarm when an endpoint is taken away: measured at each of these, in rising order. */
   readonly agents: readonly number[];
-  /** Beside etcd. */
+  /** Beside etcd and, where there is one, Docker. */
   readonly peer: boolean;
+  readonly docker: boolean;
+  /** Ends of Docker's leader, of each kind, and endpoint changes in its swarm, which take it many seconds. */
+  readonly dockerRounds: number;
   readonly json: boolean;
 }
 
@@ -40,8 +44,8 @@ export interface LoadResult {
 export interface Group {
   readonly name: string;
   start(): Promise<void>;
-  load(inFlight: number, ms: number): Promise<LoadResult>;
-  /** Longest time without a write that was done, while the leader ends by a signal; it is started again after. */
+  /** Longest time without a write that was done, from a signal that ends the leader on; watched for so long, or until there is
+   *  another leader where that is later. The old one is started again after. */
   gap(signal: 'SIGKILL' | 'SIGTERM', afterMs: number): Promise<number>;
   /** Resident, in MiB. */
   memory(): Promise<Readonly<Record<string, number>>>;
@@ -49,15 +53,30 @@ export interface Group {
   close(): Promise<void>;
 }
 
-const IN_FLIGHT = [1, 64, 512] as const;
-/** Until compilers and caches have seen what they will see. */
-const WARM_MS = 2000;
-const API_IN_FLIGHT = 64;
-const GAP_WATCH_MS = { SIGKILL: 5000, SIGTERM: 2500 } as const;
-const ENDPOINT_SAMPLES = 40;
+/** Takes writes as its own programs make them. */
+export interface LoadGroup extends Group {
+  load(inFlight: number, ms: number): Promise<LoadResult>;
+}
+
+/** Takes writes through the Docker API. */
+export interface ApiGroup extends Group {
+  apiLoad(inFlight: number, ms: number): Promise<LoadResult>;
+}
+
+export interface Groups {
+  readonly skein: SkeinGroup;
+  readonly docker: DockerGroup | undefined;
+  readonly all: readonly Group[];
+  readonly proposers: readonly LoadGroup[];
+  readonly apis: readonly ApiGroup[];
+}
+
 /** What a run of the bench needs of the machine, and of which Debian package it comes. */
 const TOOLS: Readonly<Record<string, string>> = { setpriv: 'util-linux', unshare: 'util-linux', ip: 'iproute2' };
 const PEER_TOOLS: Readonly<Record<string, string>> = { etcd: 'etcd-server', gcc: 'gcc' };
+const DOCKER_TOOLS: Readonly<Record<string, string>> = {
+  dockerd: 'docker.io', containerd: 'containerd', runc: 'runc', iptables: 'iptables', nsenter: 'util-linux', gcc: 'gcc',
+};
 
 /** As a shell tells of SIGINT. */
 const INTERRUPTED = 130;
@@ -65,28 +84,45 @@ const INSIDE = 'SKEIN_BENCH_NAMESPACE';
 /** On loopback a prefix is an address each: nodes may not have 127.0.0.0/8 as their data-path address. */
 const ENTER = 'ip link set lo up && ip addr add 10.98.0.1/16 dev lo && exec "$@"';
 
-/** Why the bench cannot run; undefined when it can. */
-export function missingTools(peer: boolean, directories = process.env['PATH'] ?? ''): string | undefined {
-  const found = (tool: string): boolean => directories.split(':').some((directory) => {
+function missing(tools: Readonly<Record<string, string>>, directories: string): readonly string[] {
+  return Object.keys(tools).filter((tool) => !directories.split(':').some((directory) => {
     try {
       accessSync(path.join(directory, tool), constants.X_OK);
       return true;
     } catch {
       return false;
     }
-  });
-  const missing = Object.entries({ ...TOOLS, ...(peer ? PEER_TOOLS : {}) }).filter(([tool]) => !found(tool));
-  if (missing.length === 0) return process.getuid?.() === 0 ? undefined : 'bench: a network namespace is needed: run it as root';
-  const packages = [...new Set(missing.map(([, from]) => from))].join(' ');
-  const without = missing.every(([tool]) => tool in PEER_TOOLS) ? ', or measure without etcd by --no-peer' : '';
-  return `bench: missing: ${missing.map(([tool]) => tool).join(', ')} (apt-get install ${packages})${without}`;
+  }));
+}
+
+/** Tools that are missing, and how to have them. */
+function wanted(tools: readonly string[], packages: Readonly<Record<string, string>>): string {
+  return `missing: ${tools.join(', ')} (apt-get install ${[...new Set(tools.map((tool) => packages[tool]))].join(' ')})`;
+}
+
+/** Why the bench cannot run; undefined when it can. */
+export function missingTools(peer: boolean, directories = process.env['PATH'] ?? ''): string | undefined {
+  const packages = { ...TOOLS, ...(peer ? PEER_TOOLS : {}) };
+  const tools = missing(packages, directories);
+  if (tools.length === 0) return process.getuid?.() === 0 ? undefined : 'bench: a network namespace is needed: run it as root';
+  const without = tools.every((tool) => tool in PEER_TOOLS) ? ', or measure without peers by --no-peer' : '';
+  return `bench: ${wanted(tools, packages)}${without}`;
+}
+
+/** Which peers are left out, and why. Docker takes long and is much to install: without it etcd is measured beside. */
+export function leftOut(options: Pick<ControlOptions, 'peer' | 'docker'>, directories = process.env['PATH'] ?? ''): Record<string, string> {
+  const asked = 'left out, as was asked for';
+  if (!options.peer) return { [ETCD]: asked, [DOCKER]: asked };
+  if (!options.docker) return { [DOCKER]: asked };
+  const tools = missing(DOCKER_TOOLS, directories);
+  return tools.length === 0 ? {} : { [DOCKER]: wanted(tools, DOCKER_TOOLS) };
 }
 
 /** In a network namespace of its own, so that nothing is asked of, or told to, the machine's network. */
 export async function benchControl(options: ControlOptions): Promise<number> {
-  const missing = missingTools(options.peer);
-  if (missing !== undefined) {
-    console.error(missing);
+  const unable = missingTools(options.peer);
+  if (unable !== undefined) {
+    console.error(unable);
     return 2;
   }
   if (process.env[INSIDE] !== undefined) return benchInside(options);
@@ -111,24 +147,25 @@ async function benchInside(options: ControlOptions): Promise<number> {
   const seconds = (): string => ((performance.now() - startedMs) / 1000).toFixed(0).padStart(4);
   const progress = (line: string): void => console.error(`bench: ${seconds()} s  ${line}`);
   const directory = await mkdtemp(path.join(os.tmpdir(), 'skein-bench-'));
-  const skein = new SkeinGroup(directory);
-  const groups: Group[] = options.peer ? [skein, new EtcdGroup(directory)] : [skein];
+  const unsupported = leftOut(options);
+  const groups = makeGroups(directory, unsupported);
   const stopped = new AbortController();
   const stop = (): void => {
     stopped.abort(new Error('interrupted'));
     // What is waited for ends with them.
-    for (const group of groups) void group.close();
+    for (const group of groups.all) void group.close();
   };
   process.on('SIGINT', stop);
   process.on('SIGTERM', stop);
   try {
     const before = os.loadavg();
     const samples: Samples = new Map();
-    const { memoryMiB, nodes } = await measure(groups, skein, samples, options, stopped.signal, progress);
-    const report = await makeReport({
-      ...options, samples, memoryMiB, nodes, before, unsupported: options.peer ? undefined : 'without a peer, as was asked for',
-      peerVersion: options.peer ? await EtcdGroup.version() : undefined,
-    });
+    const { memoryMiB, nodes } = await measure(groups, { samples, options, signal: stopped.signal, progress });
+    const peerVersions = {
+      ...(ETCD in unsupported ? {} : { [ETCD]: await EtcdGroup.version() }),
+      ...(DOCKER in unsupported ? {} : { [DOCKER]: await DockerGroup.version() }),
+    };
+    const report = await makeReport({ ...options, samples, memoryMiB, nodes, before, unsupported, peerVersions });
     console.log(options.json ? JSON.stringify(report, undefined, 2) : table(report));
     return 0;
   } catch (error) {
@@ -136,80 +173,16 @@ async function benchInside(options: ControlOptions): Promise<number> {
     console.error('bench: interrupted');
     return INTERRUPTED;
   } finally {
-    for (const group of groups) await group.close();
+    for (const group of groups.all) await group.close();
     await rm(directory, { recursive: true, force: true });
     process.off('SIGINT', stop);
     process.off('SIGTERM', stop);
   }
 }
 
-type Add = (metric: string, group: string, value: number) => void;
-
-async function measure(
-  groups: readonly Group[], skein: SkeinGroup, samples: Samples, options: ControlOptions, signal: AbortSignal,
-  progress: (line: string) => void,
-): Promise<{ memoryMiB: Record<string, number>; nodes: Record<string, number> }> {
-  const add: Add = (metric, group, value) => {
-    const of = samples.get(metric) ?? new Map<string, number[]>();
-    samples.set(metric, of.set(group, [...of.get(group) ?? [], value]));
-  };
-  progress('starting the groups');
-  for (const group of groups) await group.start();
-  const memoryMiB: Record<string, number> = {};
-  for (const group of groups) {
-    for (const [what, mib] of Object.entries(await group.memory())) memoryMiB[`${group.name}_${what}`] = Math.round(mib);
-  }
-  progress('warming up');
-  for (const group of groups) for (const inFlight of [...IN_FLIGHT].reverse()) await group.load(inFlight, WARM_MS);
-  await writes(groups, skein, options, signal, add, progress);
-  const nodes: Record<string, number> = {};
-  for (const count of [...options.agents].sort((a, b) => a - b)) {
-    signal.throwIfAborted();
-    progress(`endpoint changes on ${count} nodes`);
-    const changes = await skein.endpoints(count, ENDPOINT_SAMPLES);
-    nodes[`endpoint_${count}`] = changes.nodes;
-    for (const ms of changes.ms) add(`endpoint_${count}`, OURS, ms);
-  }
-  await skein.dismiss();
-  for (let round = 0; round < options.failovers; round++) {
-    for (const kind of ['SIGKILL', 'SIGTERM'] as const) {
-      for (const group of turns(groups, round)) {
-        signal.throwIfAborted();
-        progress(`${group.name}: the leader gets a ${kind}`);
-        add(kind === 'SIGKILL' ? 'gap_kill' : 'gap_handover', group.name, await group.gap(kind, GAP_WATCH_MS[kind]));
-      }
-    }
-  }
-  // Last, for it takes the processor all to itself.
-  progress('scheduling');
-  for (const value of scheduling(options.rounds)) add('schedule', OURS, value);
-  return { memoryMiB, nodes };
-}
-
-async function writes(
-  groups: readonly Group[], skein: SkeinGroup, options: ControlOptions, signal: AbortSignal, add: Add, progress: (line: string) => void,
-): Promise<void> {
-  const take = (name: string, of: string, { writes: count, errors, seconds, p50Us, cpuSeconds }: LoadResult): void => {
-    if (errors > 0 || count === 0) throw new Error(`${of}: ${errors} of ${count + errors} writes failed`);
-    const api = name.startsWith('api') ? 'api_' : '';
-    const inFlight = name.replace('api_', '');
-    add(`${api}writes_${inFlight}`, of, count / seconds);
-    add(`${api}p50_${inFlight}`, of, p50Us);
-    add(`${api}cpu_${inFlight}`, of, cpuSeconds / count * 1e6);
-  };
-  for (let round = 0; round < options.rounds; round++) {
-    progress(`writes: round ${round + 1} of ${options.rounds}`);
-    for (const inFlight of IN_FLIGHT) {
-      for (const group of turns(groups, round)) {
-        signal.throwIfAborted();
-        take(String(inFlight), group.name, await group.load(inFlight, options.sliceMs));
-      }
-    }
-    take(`api_${API_IN_FLIGHT}`, OURS, await skein.apiLoad(API_IN_FLIGHT, options.sliceMs));
-  }
-}
-
-/** Who goes first changes with every round. */
-function turns<T>(groups: readonly T[], round: number): readonly T[] {
-  return round % 2 === 0 ? groups : [...groups].reverse();
+function makeGroups(directory: string, unsupported: Readonly<Record<string, string>>): Groups {
+  const skein = new SkeinGroup(directory);
+  const etcd = ETCD in unsupported ? [] : [new EtcdGroup(directory)];
+  const docker = DOCKER in unsupported ? [] : [new DockerGroup(directory)];
+  return { skein, docker: docker[0], all: [skein, ...etcd, ...docker], proposers: [skein, ...etcd], apis: [skein, ...docker] };
 }

@@ -5,7 +5,7 @@ import { fork, type ChildProcess } from 'node:child_process';
 import { createServer, type AddressInfo } from 'node:net';
 import path from 'node:path';
 import { apiLoad } from './apiload.js';
-import type { Group, LoadResult } from './control.js';
+import type { ApiGroup, LoadGroup, LoadResult } from './control.js';
 import type { Request } from './controlnode.js';
 import { longestGap } from './peers/etcd.js';
 import { cpuSeconds, residentMiB } from './processes.js';
@@ -64,7 +64,7 @@ async function addressOf(n: number): Promise<string> {
   return `${host}:${port}`;
 }
 
-export class SkeinGroup implements Group {
+export class SkeinGroup implements LoadGroup, ApiGroup {
   readonly name = 'skein';
   private readonly directory: string;
   private managers: Machine[] = [];

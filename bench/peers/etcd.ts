@@ -7,7 +7,7 @@ import { createServer, type AddressInfo } from 'node:net';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { cpuSeconds, residentMiB } from '../processes.js';
-import type { Group, LoadResult } from '../control.js';
+import type { LoadGroup, LoadResult } from '../control.js';
 
 const BINARY = 'etcd';
 const SOURCE = path.resolve(import.meta.dirname, '../../../bench/peers/etcdput.c');
@@ -31,7 +31,7 @@ async function freePort(): Promise<number> {
   return port;
 }
 
-export class EtcdGroup implements Group {
+export class EtcdGroup implements LoadGroup {
   readonly name = 'etcd';
   private readonly directory: string;
   private readonly members: Member[] = [];

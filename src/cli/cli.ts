@@ -127,6 +127,8 @@ interface ControlBenchRequest {
   readonly failovers: number;
   readonly agents: readonly number[];
   readonly peer: boolean;
+  readonly docker: boolean;
+  readonly dockerRounds: number;
   readonly json: boolean;
 }
 
@@ -143,12 +145,14 @@ function addBench(program: Command, exit: (code: number) => void): void {
       exit(await (await import('../../bench/overlay.js')).benchOverlay({ sliceMs, rounds, wire, json }));
     });
   bench.command('control')
-    .description('writes, loss of the leader, endpoint changes of three managers, beside etcd')
+    .description('writes, loss of the leader, endpoint changes of three managers, beside etcd and Docker Swarm')
     .option('--rounds <n>', 'rounds', integer, 9)
     .option('--slice <duration>', 'length of one measurement', slice, 300)
     .option('--failovers <n>', 'ends of the leader, of each kind', integer, 3)
     .option('--agents <list>', 'nodes when an endpoint changes, e.g. 3,30,100', counts, [3, 30, 100])
-    .option('--no-peer', 'without etcd')
+    .option('--docker-rounds <n>', 'ends of Docker\'s leader, of each kind, and its endpoint changes: 20 s each', integer, 3)
+    .option('--no-docker', 'beside etcd alone')
+    .option('--no-peer', 'without etcd and Docker')
     .option('--json', 'for scripts', false)
     .action(async ({ slice: sliceMs, ...options }: ControlBenchRequest) => {
       if (options.rounds < 1) throw new InvalidArgumentError('--rounds must be at least 1');

@@ -144,10 +144,15 @@ export class Checker {
     for (const one of [...conf.voters, ...conf.learners]) this.everMembers.add(one);
   }
 
+  /** By what is committed. */
+  isMember(member: bigint): boolean {
+    const { voters, learners } = this.newestConf.conf;
+    return voters.includes(member) || learners.includes(member);
+  }
+
   /** By a committed change; ids are never used again. */
   isRemoved(member: bigint): boolean {
-    const { voters, learners } = this.newestConf.conf;
-    return this.everMembers.has(member) && !voters.includes(member) && !learners.includes(member);
+    return this.everMembers.has(member) && !this.isMember(member);
   }
 
   /** A command took effect: later copies are duplicates, so it does so once. */

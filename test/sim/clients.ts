@@ -9,7 +9,8 @@ import type { Store } from '../../src/core/store/store.js';
 import { timestampFromMs } from '../../src/lib/time.js';
 import { CommandSchema } from '../../src/model/proto/skein_pb.js';
 import { AnnotationsSchema, PairSchema, ServiceSchema, ServiceSpecSchema } from '../../src/model/proto/swarmkit_pb.js';
-import { EPOCH_MS, type Host, type World } from './host.js';
+import { EPOCH_MS, type Host } from './host.js';
+import type { World } from './world.js';
 
 const KEYS = ['a', 'b', 'c', 'd'];
 const ATTEMPTS_MAX = 12;

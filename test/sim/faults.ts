@@ -2,7 +2,9 @@
 // network loses, delays, repeats and is cut; disks get slow, clocks fast; and the group changes its members and leaders.
 
 import type { ConfChangeKind } from '../../src/core/raft/types.js';
-import { Host, type World } from './host.js';
+import { Host } from './host.js';
+import { Repair } from './repair.js';
+import type { World } from './world.js';
 
 const VOTERS_MAX = 5;
 const HOSTS_MAX = 8;
@@ -11,6 +13,7 @@ const SKEWS_MS = [0, 40, -40, 3_000, -3_000, 60_000, -60_000, 3_600_000, -3_600_
 
 export class Faults {
   readonly counts = new Map<string, number>();
+  readonly repair: Repair;
   private readonly world: World;
   private nextId: bigint;
   private stopped = false;
@@ -27,10 +30,12 @@ export class Faults {
     this.mix = this.actions.flatMap((action) => Array.from({ length: random.pick([0, 1, 1, 2, 5]) }, () => action));
     if (this.mix.length === 0) this.mix = this.actions;
     if (random.chance(0.5)) this.badNetwork();
+    this.repair = new Repair(world, { join: () => this.join(), propose: (leader, kind, member) => this.propose(leader, kind, member) });
     this.nextId = [...world.hosts.keys()].reduce((max, id) => (id > max ? id : max), 0n) + 1n;
   }
 
   start(): void {
+    this.repair.start();
     this.plan();
   }
 
@@ -66,6 +71,8 @@ export class Faults {
     ['crash', () => this.crash(this.anyHost())],
     ['crash of the leader', () => this.crash(this.leader())],
     ['power loss', () => [...this.world.hosts.values()].forEach((host) => this.crash(host))],
+    ['damage', () => this.damage(this.anyHost())],
+    ['damage of the leader', () => this.damage(this.leader())],
     ['isolation', () => this.isolate(this.anyHost())],
     ['isolation of the leader', () => this.isolate(this.leader())],
     ['isolation of a slow leader', () => this.isolateSlow(this.leader())],
@@ -121,6 +128,16 @@ export class Faults {
       if (hosts.has(host.id) && !host.up) host.start();
     });
     for (const other of hosts.values()) if (random.chance(0.5)) clock.after(random.between(1, 50), () => this.suspect(other, host));
+  }
+
+  /** Found at the next start. */
+  private damage(host: Host | undefined): void {
+    if (host === undefined || !this.repair.mayDamage(host)) return;
+    this.crash(host);
+    if (host.up) return;
+    host.disk.damage(this.world.random);
+    this.world.trace?.(`${host.id} is damaged: ${host.disk.damaged}`);
+    this.repair.damaged(host);
   }
 
   private suspect(host: Host, leader: Host | undefined): void {
@@ -191,7 +208,8 @@ export class Faults {
 
   private changeMembers(leader: Host | undefined): void {
     const { random, hosts } = this.world;
-    if (leader === undefined) return;
+    // While a member is being replaced nobody changes others.
+    if (leader === undefined || this.repair.open !== undefined) return;
     const { voters, learners } = leader.raft.status.activeConfState;
     const choices: (() => void)[] = [];
     if (hosts.size < HOSTS_MAX && voters.length + learners.length < VOTERS_MAX + 1) {
@@ -212,7 +230,7 @@ export class Faults {
   }
 
   private propose(leader: Host, kind: ConfChangeKind, member: bigint): void {
-    leader.raft.proposeConfChange({ kind, member, context: new Uint8Array(0) });
+    if (leader.raft.proposeConfChange({ kind, member, context: new Uint8Array(0) }).ok) this.repair.changed();
     leader.work();
     this.collect();
   }

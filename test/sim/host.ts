@@ -5,59 +5,11 @@ import { encode } from '../../src/io/protobuf/codec.js';
 import { decodeConfChange } from '../../src/core/raft/confchange.js';
 import type { RaftNode } from '../../src/core/raft/raft.js';
 import type { ConfState, Entry, Message, Ready } from '../../src/core/raft/types.js';
-import type { Applied, Store } from '../../src/core/store/store.js';
-import type { Prng } from '../../src/lib/prng.js';
-import type { AppError, Result } from '../../src/lib/result.js';
-import { StoreStateSchema, type Command } from '../../src/model/proto/skein_pb.js';
-import type { Checker } from './checker.js';
-import type { Clock } from './clock.js';
+import type { Store } from '../../src/core/store/store.js';
+import { StoreStateSchema } from '../../src/model/proto/skein_pb.js';
 import { SimDisk } from './disk.js';
-import type { Hasher } from './hashing.js';
-import type { SimNetwork } from './network.js';
-import type { Shared } from './shared.js';
 import { StateHash } from './statehash.js';
-
-export type ShellBug =
-  | 'send-before-persist' | 'no-sync' | 'forget-vote' | 'forget-hard-state' | 'snapshot-without-conf' | 'compact-without-snapshot'
-  | 'ignore-snapshot-data' | 'read-before-applied' | 'acknowledge-before-commit';
-
-/** Things that must happen somewhere for a run to mean something. */
-export const MARKS = [
-  'leader elected', 'entries replaced', 'write torn', 'snapshot taken', 'snapshot installed', 'voter added', 'learner added', 'member removed',
-  'leader removed', 'command repeated', 'read by the leader', 'read by a follower', 'restart',
-] as const;
-export type Mark = (typeof MARKS)[number];
-
-export interface World {
-  readonly clock: Clock;
-  readonly network: SimNetwork;
-  readonly random: Prng;
-  readonly checker: Checker;
-  readonly hasher: Hasher;
-  readonly shared: Shared;
-  readonly hosts: Map<bigint, Host>;
-  readonly raftClass: typeof RaftNode;
-  readonly storeClass: typeof Store;
-  readonly bugs: ReadonlySet<ShellBug>;
-  readonly marks: Map<Mark, number>;
-  readonly trace: ((text: string) => void) | undefined;
-  readonly hooks?: HostHooks;
-  /** Bytes on their way are few, so that their end is met often; whole commands need more. */
-  readonly scale: number;
-  /** So are entries between snapshots. */
-  readonly snapshotScale: number;
-}
-
-export type Acknowledge = (accepted: boolean, error?: AppError) => void;
-
-/** What is built on the group (the whole world's managers) follows it through these. */
-export interface HostHooks {
-  readonly applied: (host: Host, entry: Entry, command: Command, result: Result<Applied>) => void;
-  /** Began, or began anew from a snapshot: what it knew may have changed at once. */
-  readonly restored: (host: Host) => void;
-  readonly leadership: (host: Host, leading: boolean) => void;
-  readonly crashed: (host: Host) => void;
-}
+import type { Acknowledge, Mark, World } from './world.js';
 
 interface PendingRead {
   readonly answer: (store: Store) => void;
@@ -76,6 +28,8 @@ export class Host {
   readonly id: bigint;
   readonly disk: SimDisk;
   up = false;
+  /** Its log is damaged. */
+  refused = false;
   /** Of the clock: 1 is right. */
   pace = 1;
   /** Of the time of day: 0 is right. */
@@ -108,8 +62,16 @@ export class Host {
     this.start();
   }
 
+  /** As a manager does whose log is damaged: it says so, and takes no part in its group. */
   start(): void {
     const { random, raftClass, bugs } = this.world;
+    const read = this.disk.load(this.world.readLog);
+    if (read === 'refused') {
+      if (!this.refused) this.mark('damage refused');
+      this.refused = true;
+      return;
+    }
+    if (read === 'cut') this.mark('write cut off');
     const { snapshot, entries } = this.disk;
     let { hardState } = this.disk;
     if (bugs.has('forget-vote')) hardState = { ...hardState, vote: 0n };
@@ -141,7 +103,7 @@ export class Host {
     return EPOCH_MS + Math.floor(this.world.clock.nowMs) + this.skewMs;
   }
 
-  private mark(mark: Mark): void {
+  mark(mark: Mark): void {
     const { marks } = this.world;
     marks.set(mark, (marks.get(mark) ?? 0) + 1);
   }

@@ -1,10 +1,10 @@
 // What a process of the simulator is asked for and answers: a seed, or a deliberate bug with the seeds it may take to be found.
 
-import type { ShellBug } from './host.js';
-import { CORE_MUTANTS, mutantCore } from './mutants.js';
+import { CORE_MUTANTS, LOG_MUTANTS, mutantCore, mutantReadLog } from './mutants.js';
 import { simulate } from './simulation.js';
 import { SWARM_MUTANTS, mutantStages } from './swarm-mutants.js';
 import { simulateSwarm, type SwarmBug } from './swarm.js';
+import type { ShellBug } from './world.js';
 
 export interface Job {
   readonly kind: 'raft' | 'swarm';
@@ -57,8 +57,9 @@ export async function perform(job: Job, alive: () => void): Promise<Answer> {
 export async function simulation({ kind, minutes, checked = false, bug }: Job): Promise<(seed: number) => Run> {
   if (kind === 'raft') {
     const raftClass = bug !== undefined && bug in CORE_MUTANTS ? { raftClass: await mutantCore(bug) } : {};
-    const bugs = bug === undefined || bug in CORE_MUTANTS ? [] : [bug as ShellBug];
-    return (seed) => plain(simulate({ seed, minutes, checked, bugs, ...raftClass }));
+    const readLog = bug !== undefined && bug in LOG_MUTANTS ? { readLog: await mutantReadLog(bug) } : {};
+    const bugs = bug === undefined || bug in CORE_MUTANTS || bug in LOG_MUTANTS ? [] : [bug as ShellBug];
+    return (seed) => plain(simulate({ seed, minutes, checked, bugs, ...raftClass, ...readLog }));
   }
   const core = bug !== undefined && bug in SWARM_MUTANTS ? { core: await mutantStages(bug) } : {};
   const bugs = bug === undefined || bug in SWARM_MUTANTS ? [] : [bug as SwarmBug];

@@ -1,10 +1,11 @@
-// Deliberate bugs, to see that the simulator has teeth. Those of the core are changes of its built text, so that the core
-// itself knows nothing of them: each names a piece of code that must be there exactly once. Those of the shell are
-// switches of host.ts.
+// Deliberate bugs, to see that the simulator has teeth. Those of the core and of the log on disk are changes of their built
+// text, so that they themselves know nothing of them: each names a piece of code that must be there exactly once. Those of the
+// shell are switches of host.ts.
 
 import type { RaftNode } from '../../src/core/raft/raft.js';
-import type { ShellBug } from './host.js';
+import type { ReadLog } from './logimage.js';
 import { mutated, type Mutant } from './mutated.js';
+import type { ShellBug } from './world.js';
 
 /** What the bug is: the rule of the paper or the thesis that it breaks. */
 export const CORE_MUTANTS: Readonly<Record<string, Mutant>> = {
@@ -85,6 +86,22 @@ export const CORE_MUTANTS: Readonly<Record<string, Mutant>> = {
   },
 };
 
+/** Of what a start makes of a log that a crash or a bad disk has changed. */
+export const LOG_MUTANTS: Readonly<Record<string, Mutant>> = {
+  'a log is read up to where it is damaged': {
+    file: 'segment', from: 'if (proof !== undefined)', to: 'if (false)',
+  },
+  'the last thing that was synced is taken for an unfinished write when it is damaged': {
+    file: 'segment', from: 'if (offset < synced)\n        return `it was written', to: 'if (false)\n        return `it was written',
+  },
+  'damage is not noticed': {
+    file: 'seal', from: 'return Buffer.concat([decipher.update(data), decipher.final()]);', to: 'return decipher.update(data);',
+  },
+  'an unfinished write is taken for damage': {
+    file: 'segment', from: 'if (proof !== undefined)', to: 'if (true)',
+  },
+};
+
 export const SHELL_MUTANTS: Readonly<Record<ShellBug, string>> = {
   'send-before-persist': 'messages go out before what they vouch for is on disk',
   'no-sync': 'writes are not synced',
@@ -101,4 +118,10 @@ export const SHELL_MUTANTS: Readonly<Record<ShellBug, string>> = {
 export async function mutantCore(name: string): Promise<typeof RaftNode> {
   const [module] = await mutated('raft', CORE_MUTANTS, name, ['raft']) as [{ RaftNode: typeof RaftNode }];
   return module.RaftNode;
+}
+
+/** What reads the log on disk, with one of the bugs. */
+export async function mutantReadLog(name: string): Promise<ReadLog> {
+  const [module] = await mutated('../io/raftlog', LOG_MUTANTS, name, ['check']) as [{ readLog: ReadLog }];
+  return module.readLog;
 }

@@ -12,7 +12,7 @@ export interface Mutant {
   readonly to: string;
 }
 
-/** The modules of src/core, or of the folder `of` below it, as they are with one of the bugs; `files` as Mutant's. */
+/** The modules of src/core, or of the folder `of` seen from it, as they are with one of the bugs; `files` as Mutant's. */
 export async function mutated(of: string, mutants: Readonly<Record<string, Mutant>>, name: string, files: readonly string[])
   : Promise<readonly object[]> {
   const { file, from, to } = mutants[name] as Mutant;

@@ -1,7 +1,7 @@
 // A connection between two processes: messages arrive in order or not at all, then the connection is broken, which both
 // ends notice some time later.
 
-import type { World } from './host.js';
+import type { World } from './world.js';
 
 /** Of the losses of single packets, most are made good by TCP. */
 const BREAK_SHARE = 0.02;

@@ -4,10 +4,10 @@
 import assert from 'node:assert/strict';
 import path from 'node:path';
 import { describe, it } from 'node:test';
-import { MARKS } from './host.js';
 import type { Job } from './jobs.js';
 import { runJobs } from './pool.js';
 import { speedOf } from './speed.js';
+import { MARKS } from './world.js';
 
 const SEEDS = 100;
 const MINUTES = 0.5;

@@ -2,22 +2,26 @@
 // must come to rest: a leader, equal replicas, and operations that are answered. All of it from one seed.
 
 import { RaftNode } from '../../src/core/raft/raft.js';
+import { readLog } from '../../src/io/raftlog/check.js';
 import { Store } from '../../src/core/store/store.js';
 import { Prng } from '../../src/lib/prng.js';
 import { Checker, Violation, digest } from './checker.js';
 import { Client } from './clients.js';
 import { Clock } from './clock.js';
 import { Faults } from './faults.js';
-import { Host, type Mark, type ShellBug, type World } from './host.js';
+import { Host } from './host.js';
 import { Hasher } from './hashing.js';
+import type { ReadLog } from './logimage.js';
 import { SimNetwork } from './network.js';
 import { Shared } from './shared.js';
+import type { Mark, ShellBug, World } from './world.js';
 
 export interface Options {
   readonly seed: number;
   /** Simulated, with faults. */
   readonly minutes: number;
   readonly raftClass?: typeof RaftNode;
+  readonly readLog?: ReadLog;
   readonly bugs?: readonly ShellBug[];
   /** What replicas share is frozen: slower. */
   readonly checked?: boolean;
@@ -51,7 +55,7 @@ export function simulate(options: Options): Outcome {
   const world: World = {
     clock, random, network: new SimNetwork(clock, random), checker: new Checker(hasher), hasher,
     shared: new Shared(hasher, options.checked === true), hosts: new Map(),
-    raftClass: options.raftClass ?? RaftNode, storeClass: Store, bugs: new Set(options.bugs ?? []),
+    raftClass: options.raftClass ?? RaftNode, storeClass: Store, readLog: options.readLog ?? readLog, bugs: new Set(options.bugs ?? []),
     marks: new Map(), scale: 1, snapshotScale: 1,
     trace: options.trace === undefined ? undefined : (text) => options.trace?.(`${(clock.nowMs / 1000).toFixed(3)} ${text}`),
   };
@@ -71,6 +75,7 @@ export function simulate(options: Options): Outcome {
     client.stop();
   });
   clock.run(clock.nowMs + REST_MS);
+  if (faults.repair.open !== undefined) throw new Violation(`${faults.repair.open}; ${describe(world)}`);
   atRest(world);
   const operations = clients.reduce((sum, { stats }) => sum + stats.reads + stats.writes, 0);
   const hash = digest(world.checker.summary(), `${clock.eventCount} ${world.network.sentCount} ${operations}`);
@@ -106,7 +111,7 @@ export function describe({ hosts }: World): string {
 
 /** A member that has not applied what the leader has, in words. */
 export function replicaBehind({ hosts }: World): string | undefined {
-  const leader = [...hosts.values()].find((host) => host.raft.leader);
+  const leader = [...hosts.values()].find((host) => host.up && host.raft.leader);
   if (leader === undefined) return undefined;
   const { voters, learners } = leader.raft.status.confState;
   const behind = [...voters, ...learners].map((id) => hosts.get(id)).find((host) => host !== undefined && host.applied !== leader.applied);
@@ -116,7 +121,7 @@ export function replicaBehind({ hosts }: World): string | undefined {
 /** One leader, and every member of its configuration has the same. */
 export function atRest(world: World): void {
   const { hosts, checker } = world;
-  const leaders = [...hosts.values()].filter((host) => host.raft.leader);
+  const leaders = [...hosts.values()].filter((host) => host.up && host.raft.leader);
   const [leader] = leaders;
   if (leader === undefined || leaders.length > 1) throw new Violation(`${leaders.length} leaders though all is well`);
   const { voters, learners } = leader.raft.status.confState;

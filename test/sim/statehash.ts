@@ -4,7 +4,7 @@
 import type { Applied, Store } from '../../src/core/store/store.js';
 import { KINDS, type Kind, type StoreObject } from '../../src/core/store/view.js';
 import type { Result } from '../../src/lib/result.js';
-import type { World } from './host.js';
+import type { World } from './world.js';
 import { combine, hashPair, hashText } from './hashing.js';
 
 const KIND_HASHES = Object.fromEntries(KINDS.map((kind) => [kind, hashText(kind)])) as Readonly<Record<Kind, number>>;

@@ -14,6 +14,7 @@ import { schedule } from '../../src/core/scheduler/scheduler.js';
 import { createAction } from '../../src/core/store/actions.js';
 import { awaitedRevision } from '../../src/core/store/soft.js';
 import { Store } from '../../src/core/store/store.js';
+import { readLog } from '../../src/io/raftlog/check.js';
 import type { ReadTx } from '../../src/core/store/view.js';
 import { Prng } from '../../src/lib/prng.js';
 import { durationFromMs, timestampFromMs } from '../../src/lib/time.js';
@@ -27,7 +28,7 @@ import { Checker, Violation, digest } from './checker.js';
 import { Churn } from './churn.js';
 import { Clock } from './clock.js';
 import { Faults } from './faults.js';
-import { EPOCH_MS, type Host, type World } from './host.js';
+import { EPOCH_MS, type Host } from './host.js';
 import { PERIOD_MS, SimManager } from './manager.js';
 import { Hasher } from './hashing.js';
 import { SimNetwork } from './network.js';
@@ -37,6 +38,7 @@ import { atRest, begin, describe, replicaBehind } from './simulation.js';
 import { notReached } from './wanted.js';
 import { SwarmChecker, type SwarmMark } from './swarm-checker.js';
 import { SimWorker } from './worker.js';
+import type { Mark, World } from './world.js';
 
 export const CORE = {
   decide, allocate, expireNodes, nodeReady, nodesUnknown, taskStatuses, clusterRows, diffParts, diffRows, partsForNode, rowsForNode, orchestrate, schedule,
@@ -81,7 +83,7 @@ export interface SwarmOutcome {
   readonly terms: number;
   readonly operations: number;
   readonly faults: number;
-  readonly marks: ReadonlyMap<SwarmMark, number>;
+  readonly marks: ReadonlyMap<SwarmMark | Mark, number>;
 }
 
 const REST_MS_MAX = 120_000;
@@ -109,7 +111,7 @@ function newWorld(options: SwarmOptions): SwarmWorld {
   const world: SwarmWorld & { swarmChecker: SwarmChecker; failing: boolean } = {
     clock, random, network: new SimNetwork(clock, random), checker: new Checker(hasher), hasher,
     shared: new Shared(hasher, options.checked === true), hosts, raftClass: RaftNode, storeClass: (options.core ?? CORE).Store,
-    bugs: new Set(),
+    readLog, bugs: new Set(),
     marks: new Map(), scale: SCALE, snapshotScale: SNAPSHOT_SCALE, managers, workers: new Map(),
     trace: options.trace === undefined ? undefined : (text) => options.trace?.(`${(clock.nowMs / 1000).toFixed(3)} ${text}`),
     core: options.core ?? CORE, swarmBugs: new Set(options.bugs ?? []), failing: true,
@@ -176,19 +178,19 @@ export function simulateSwarm(options: SwarmOptions): SwarmOutcome {
   churn.stop();
   (world as { failing?: boolean }).failing = false;
   clients.forEach((client) => client.stop());
-  rest(world);
-  calm(world, clients);
+  rest(world, faults);
+  calm(world, clients, faults);
   const operations = clients.reduce((sum, { done }) => sum + done, 0);
   const hash = digest(world.checker.summary(), `${clock.eventCount} ${world.network.sentCount} ${operations}`);
   return {
     seed: options.seed, hash: hash.slice(0, 16), simulatedMs: clock.nowMs, events: clock.eventCount, messages: world.network.sentCount,
     entries: world.checker.committedMax, terms: world.checker.terms, operations,
-    faults: faults.count + churn.count, marks: world.swarmChecker.marks,
+    faults: faults.count + churn.count, marks: new Map<SwarmMark | Mark, number>([...world.marks, ...world.swarmChecker.marks]),
   };
 }
 
 /** As most of the time: all is well, now and then somebody asks for a change, and nobody has a reason to stand for election. */
-function calm(world: SwarmWorld, clients: readonly ApiClient[]): void {
+function calm(world: SwarmWorld, clients: readonly ApiClient[], faults: Faults): void {
   const { terms } = world.checker;
   const before = clients.map(({ done, refused }) => done + refused);
   clients.forEach((client) => client.startCalmly(CALM_GAP_MS_MAX));
@@ -198,16 +200,16 @@ function calm(world: SwarmWorld, clients: readonly ApiClient[]): void {
     if (client.done + client.refused === before[i]) throw new Violation(`an API client is not served though all is well; ${describe(world)}`);
   });
   if (world.checker.terms !== terms) throw new Violation(`another term though all is well; ${describe(world)}`);
-  rest(world);
+  rest(world, faults);
 }
 
 /** What is wanted comes about within bounded time, and stays. */
-function rest(world: SwarmWorld): void {
+function rest(world: SwarmWorld, { repair }: Faults): void {
   const endMs = world.clock.nowMs + REST_MS_MAX;
   let problem: string | undefined = 'nothing looked yet';
   while (problem !== undefined && world.clock.nowMs < endMs) {
     world.clock.run(world.clock.nowMs + REST_STEP_MS);
-    problem = notReached(world);
+    problem = notReached(world) ?? repair.open;
   }
   if (problem !== undefined) throw new Violation(`${problem}, ${REST_MS_MAX / 1000} s after all is well; ${describe(world)}`);
   // What is due then (history that is removed, say) may be on its way at any one moment, but not at all of them.

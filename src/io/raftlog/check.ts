@@ -1,11 +1,11 @@
 // Reads the files of a raft log without changing any: what a copy of them holds. RaftLog.load is for the manager that
 // goes on with them; it cuts off an unfinished last write and opens a segment.
 
-import { fromBinary } from '@bufbuild/protobuf';
-import { LogBatchSchema, SnapshotFileSchema, type LogRecord } from '../../model/proto/skein_pb.js';
-import { RaftLogDamaged, replay } from './replay.js';
-import { SEGMENT_MAGIC, readSegment } from './segment.js';
-import { SNAPSHOT_MAGIC, TAG_BYTES, openSnapshot } from './seal.js';
+import type { LogRecord } from '../../model/proto/skein_pb.js';
+import { readSegmentAt, readSnapshot } from './files.js';
+import { RaftLogDamaged, replay, type LoadedLog } from './replay.js';
+import { SEGMENT_MAGIC } from './segment.js';
+import { SNAPSHOT_MAGIC, TAG_BYTES } from './seal.js';
 
 /** By name, in the log's directory. */
 export type LogFiles = ReadonlyMap<string, Buffer>;
@@ -16,31 +16,27 @@ function named(files: LogFiles, ending: string): string[] {
   return [...files.keys()].filter((name) => name.endsWith(ending)).sort();
 }
 
-/** Index of the last entry. Opens everything that a start would; throws RaftLogDamaged. */
-export function checkLog(files: LogFiles, deks: readonly Uint8Array[]): bigint {
+/** What a start would find. Throws RaftLogDamaged. */
+export function readLog(files: LogFiles, deks: readonly Uint8Array[]): LoadedLog {
   const newest = named(files, '.snap').at(-1);
-  const opened = newest === undefined ? undefined
-    : deks.map((dek) => openSnapshot(files.get(newest) as Buffer, dek)).find((plain) => plain !== undefined);
-  if (newest !== undefined && opened === undefined) throw new RaftLogDamaged(newest, 'no key opens this snapshot');
-  const snapshot = opened === undefined ? undefined : fromBinary(SnapshotFileSchema, opened);
+  const snapshot = newest === undefined ? undefined : readSnapshot(newest, files.get(newest) as Buffer, deks).file;
   const records: LogRecord[] = [];
   let tag: Buffer = Buffer.alloc(TAG_BYTES);
+  let tornBytes = 0;
   const segments = named(files, '.log');
   for (const [position, name] of segments.entries()) {
-    const bytes = files.get(name) as Buffer;
-    const read = deks.map((dek) => readSegment(bytes, dek));
-    const contents = read.find((one) => !('reason' in one)) ?? read[0];
-    if (contents === undefined || 'reason' in contents) {
-      throw new RaftLogDamaged(name, contents === undefined ? 'there is no key' : `${contents.reason} at byte ${contents.offset}`);
-    }
-    const last = position === segments.length - 1;
-    if (!last && (contents.tornBytes > 0 || bytes.length === 0)) throw new RaftLogDamaged(name, 'it ends inside a batch');
-    if (bytes.length === contents.tornBytes) break;
-    if (position > 0 && !contents.previousTag.equals(tag)) throw new RaftLogDamaged(name, 'it does not continue the segment before it');
-    tag = contents.lastTag;
-    records.push(...contents.batches.flatMap((batch) => fromBinary(LogBatchSchema, batch).records));
+    const place = { first: position === 0, last: position === segments.length - 1, tag };
+    const segment = readSegmentAt(name, files.get(name) as Buffer, deks, place);
+    ({ tag, tornBytes } = segment);
+    records.push(...segment.records);
   }
-  return replay(records, snapshot).entries.at(-1)?.index ?? snapshot?.index ?? 0n;
+  return { snapshot, ...replay(records, snapshot), tornBytes };
+}
+
+/** Index of the last entry. Opens everything that a start would; throws RaftLogDamaged. */
+export function checkLog(files: LogFiles, deks: readonly Uint8Array[]): bigint {
+  const { entries, snapshot } = readLog(files, deks);
+  return entries.at(-1)?.index ?? snapshot?.index ?? 0n;
 }
 
 /** Without a key: that the files are of the kind their names say. */

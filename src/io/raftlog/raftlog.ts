@@ -10,14 +10,15 @@ import { randomBytes } from 'node:crypto';
 import { fdatasync, writeSync } from 'node:fs';
 import { mkdir, open as openFile, readFile, readdir, rename, rm, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
-import { fromBinary, toBinary } from '@bufbuild/protobuf';
+import { toBinary } from '@bufbuild/protobuf';
 import { assert } from '../../lib/assert.js';
-import { LogBatchSchema, SnapshotFileSchema, type LogRecord, type SnapshotFile } from '../../model/proto/skein_pb.js';
+import { SnapshotFileSchema, type LogRecord, type SnapshotFile } from '../../model/proto/skein_pb.js';
 import type { Entry, HardState } from '../../core/raft/types.js';
+import { readSegmentAt, readSnapshot } from './files.js';
 import { encodeRecords, type RecordOut } from './records.js';
-import { RaftLogDamaged, replay } from './replay.js';
-import { SALT_BYTES, SNAPSHOT_MAGIC, TAG_BYTES, fileKey, isSnapshot, openSnapshot, seal } from './seal.js';
-import { HEADER_BYTES, NOTE_OFFSET, encodeBatch, encodeHeader, encodeNote, isSealedWith, readSegment } from './segment.js';
+import { RaftLogDamaged, replay, type LoadedLog } from './replay.js';
+import { SALT_BYTES, TAG_BYTES, fileKey, sealSnapshot } from './seal.js';
+import { HEADER_BYTES, NOTE_OFFSET, encodeBatch, encodeHeader, encodeNote, isSealedWith } from './segment.js';
 
 const SEGMENT_BYTES_MAX = 64 * 1024 * 1024;
 /** An append of more becomes several batches, each with its own sync. */
@@ -29,15 +30,7 @@ const DEK_BYTES = 32;
 const ZERO_TAG = Buffer.alloc(TAG_BYTES);
 
 export { RaftLogDamaged };
-
-export interface LoadedLog {
-  readonly snapshot: SnapshotFile | undefined;
-  readonly hardState: HardState;
-  /** After the snapshot, contiguous. */
-  readonly entries: readonly Entry[];
-  /** Bytes of an unfinished last write that were cut off. */
-  readonly tornBytes: number;
-}
+export type { LoadedLog };
 
 interface Segment {
   readonly number: number;
@@ -145,12 +138,11 @@ export class RaftLog {
   /** Written aside, synced, renamed; resolves with its name. */
   private async writeSnapshot(snapshot: SnapshotFile): Promise<string> {
     assert(!this.busy, 'no append while saving a snapshot');
-    const salt = randomBytes(SALT_BYTES);
-    const sealed = seal(fileKey(this.dek, salt, 'raft snapshot'), 0n, ZERO_TAG, toBinary(SnapshotFileSchema, snapshot));
+    const sealed = sealSnapshot(this.dek, randomBytes(SALT_BYTES), toBinary(SnapshotFileSchema, snapshot));
     const name = `${snapshot.index.toString(16).padStart(16, '0')}.snap`;
     const temporary = path.join(this.directory, `${name}.tmp`);
     const handle = await openFile(temporary, 'w', 0o600);
-    await writeAll(handle, Buffer.concat([SNAPSHOT_MAGIC, salt, sealed.data, sealed.tag]), 0);
+    await writeAll(handle, sealed, 0);
     await handle.sync();
     await handle.close();
     await rename(temporary, path.join(this.directory, name));
@@ -191,14 +183,14 @@ export class RaftLog {
     const files = (await readdir(this.directory)).filter((file) => file.endsWith('.snap')).sort();
     const newest = files.at(-1);
     if (newest === undefined) return undefined;
-    const bytes = await readFile(path.join(this.directory, newest));
-    if (!isSnapshot(bytes)) throw new RaftLogDamaged(newest, 'not a snapshot');
-    const byNew = openSnapshot(bytes, this.dek);
-    const plain = byNew ?? (this.oldDek === undefined ? undefined : openSnapshot(bytes, this.oldDek));
+    const { file, dek } = readSnapshot(newest, await readFile(path.join(this.directory, newest)), this.deks);
     this.hasSnapshot = true;
-    this.snapshotNewKey = byNew !== undefined;
-    if (plain === undefined) throw new RaftLogDamaged(newest, 'snapshot does not match its authentication tag');
-    return fromBinary(SnapshotFileSchema, plain);
+    this.snapshotNewKey = dek === this.dek;
+    return file;
+  }
+
+  private get deks(): readonly Uint8Array[] {
+    return this.oldDek === undefined ? [this.dek] : [this.dek, this.oldDek];
   }
 
   private async loadSegments(): Promise<{ records: LogRecord[]; tornBytes: number }> {
@@ -208,28 +200,20 @@ export class RaftLog {
     for (const [position, file] of files.entries()) {
       const bytes = await readFile(path.join(this.directory, file));
       const newKey = this.oldDek === undefined || !isSealedWith(bytes, this.oldDek);
-      const contents = readSegment(bytes, newKey ? this.dek : this.oldDek as Uint8Array);
-      if ('reason' in contents) throw new RaftLogDamaged(file, `${contents.reason} at byte ${contents.offset}`);
-      // An empty file: killed between its creation and its header.
-      if (contents.tornBytes > 0 || bytes.length === 0) {
-        if (position !== files.length - 1) throw new RaftLogDamaged(file, 'it ends inside a batch but is not the newest segment');
-        await cutTo(path.join(this.directory, file), bytes.length - contents.tornBytes);
-        tornBytes = contents.tornBytes;
-        if (bytes.length - contents.tornBytes < HEADER_BYTES) {
-          // Not even a header: the segment never began.
-          await rm(path.join(this.directory, file));
-          break;
-        }
+      const last = position === files.length - 1;
+      const segment = readSegmentAt(file, bytes, this.deks, { first: position === 0, last, tag: this.tag });
+      tornBytes = segment.tornBytes;
+      if (!segment.begun) {
+        await rm(path.join(this.directory, file));
+        break;
       }
-      if (position > 0 && !contents.previousTag.equals(this.tag)) {
-        throw new RaftLogDamaged(file, 'it does not continue the segment before it');
-      }
-      this.tag = contents.lastTag;
-      const decoded = contents.batches.flatMap((batch) => fromBinary(LogBatchSchema, batch).records);
+      if (tornBytes > 0) await cutTo(path.join(this.directory, file), bytes.length - tornBytes);
+      this.tag = segment.tag;
+      const decoded = segment.records;
       const indexes = decoded.map(({ record }) => (record.case === 'entry' ? record.value.index : 0n));
       const lastIndex = indexes.reduce((max, index) => (index > max ? index : max), 0n);
       // Read from the cache of a process that was killed, it may not be on disk: what follows builds on it.
-      if (position === files.length - 1) await syncFile(path.join(this.directory, file));
+      if (last) await syncFile(path.join(this.directory, file));
       this.segments.push({ number: Number.parseInt(file, 16), file, lastIndex, newKey });
       records.push(...decoded);
     }

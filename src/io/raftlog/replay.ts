@@ -10,6 +10,15 @@ export class RaftLogDamaged extends Error {
   }
 }
 
+export interface LoadedLog {
+  readonly snapshot: SnapshotFile | undefined;
+  readonly hardState: HardState;
+  /** After the snapshot, contiguous. */
+  readonly entries: readonly Entry[];
+  /** Bytes of an unfinished last write that were cut off. */
+  readonly tornBytes: number;
+}
+
 /**
  * Later records win: an entry replaces what was at its index and everything after it. What stands before the last reset
  * counts no more (segments of it may be gone already). Throws RaftLogDamaged.

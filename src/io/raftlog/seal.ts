@@ -82,6 +82,12 @@ export function isSnapshot(bytes: Buffer): boolean {
   return bytes.length >= SNAPSHOT_START + TAG_BYTES && bytes.subarray(0, SNAPSHOT_MAGIC.length).equals(SNAPSHOT_MAGIC);
 }
 
+/** A snapshot's file. */
+export function sealSnapshot(dek: Uint8Array, salt: Uint8Array, plain: Uint8Array): Buffer {
+  const { data, tag } = seal(fileKey(dek, salt, 'raft snapshot'), 0n, NO_TAG, plain);
+  return Buffer.concat([SNAPSHOT_MAGIC, salt, data, tag]);
+}
+
 /** The contents of a snapshot's file; undefined when they are not what was sealed with this key. */
 export function openSnapshot(bytes: Buffer, dek: Uint8Array): Buffer | undefined {
   if (!isSnapshot(bytes)) return undefined;

@@ -20,6 +20,7 @@ export interface Measurements {
 const IN_FLIGHT = [1, 64, 512] as const;
 /** Until compilers and caches have seen what they will see. */
 const WARM_MS = 2000;
+const API_WARM_MS = 1000;
 const API_WARM_IN_FLIGHT = 64;
 const GAP_WATCH_MS = { SIGKILL: 5000, SIGTERM: 2500 } as const;
 const ENDPOINT_SAMPLES = 40;
@@ -41,7 +42,7 @@ export async function measure(groups: Groups, run: Run): Promise<Measurements> {
   await docker?.dismiss();
   progress('warming up');
   for (const group of proposers) for (const inFlight of [...IN_FLIGHT].reverse()) await group.load(inFlight, WARM_MS);
-  for (const group of apis) await group.apiLoad(API_WARM_IN_FLIGHT, WARM_MS);
+  for (const group of apis) await group.apiLoad(API_WARM_IN_FLIGHT, API_WARM_MS);
   for (let round = 0; round < options.rounds; round++) {
     progress(`writes: round ${round + 1} of ${options.rounds}`);
     await writes(groups, round, run);

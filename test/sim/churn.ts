@@ -24,6 +24,7 @@ export class Churn {
       () => this.crash(this.anyNode(), random.between(2_000, 20_000)),
       () => this.cutOff(this.anyNode(), random.between(100, 3_000)),
       () => this.cutOff(this.anyNode(), random.between(3_000, 25_000)),
+      () => [...world.managers.values()].find(({ leads }) => leads)?.liveness.stall(random.between(50, 5_000), random.chance(0.5)),
       () => this.anyNode().crashPlane(),
       () => { this.anyNode().installMsMax = random.pick([5, 40, 300, 2_000]); },
       () => [...world.workers.values()].forEach((worker) => this.crash(worker, random.between(100, 5_000))),

@@ -12,6 +12,7 @@ import type { Row } from '../../src/model/proto/skein_pb.js';
 import { NodeStatus_State, type NodeDescription } from '../../src/model/proto/swarmkit_pb.js';
 import type { Host } from './host.js';
 import type { Pipe } from './pipe.js';
+import { SimLiveness } from './liveness.js';
 import { run, until, type Process } from './process.js';
 import { COMMIT_TRIES, Proposer, RETRY_MS, encode } from './proposer.js';
 import type { SwarmWorld } from './swarm.js';
@@ -58,6 +59,9 @@ export class SimManager {
   readonly host: Host;
   sessions = new Sessions();
   readonly acked = new Map<string, bigint>();
+  readonly liveness: SimLiveness;
+  /** Why, by node, until it is told. */
+  private readonly lost = new Map<string, string>();
   private reached: Reached = [];
   private installed = -1n;
   private readonly world: SwarmWorld;
@@ -75,6 +79,15 @@ export class SimManager {
   constructor(world: SwarmWorld, host: Host) {
     this.world = world;
     this.host = host;
+    this.liveness = new SimLiveness({
+      world, host: host.id, periodMs: PERIOD_MS, view: () => this.view,
+      onLost: (nodeId, reason) => {
+        this.world.trace?.(`${host.id} takes ${nodeId} for dead: ${reason}`);
+        this.lost.set(nodeId, reason);
+        this.sessions.lose(nodeId, this.steadyMs);
+        this.raise();
+      },
+    });
     this.proposer = new Proposer(world, host, (delayMs, action) => this.later(delayMs, action));
   }
 
@@ -128,12 +141,14 @@ export class SimManager {
     this.ending = undefined;
     this.leadership = undefined;
     this.armedMs = Infinity;
+    this.liveness.stop();
     for (const served of [...this.served.values()]) this.drop(served);
     this.raise();
   }
 
   private forget(nodeId: string): void {
     this.sessions.forget(nodeId);
+    this.liveness.forget(nodeId);
     this.acked.delete(nodeId);
   }
 
@@ -162,6 +177,8 @@ export class SimManager {
     for (const node of this.view.list('node')) this.sessions.expect(node.id, this.steadyMs, PERIOD_MS);
     if (term.ended) return;
     this.leadership = term;
+    this.lost.clear();
+    this.liveness.start();
     this.world.swarmChecker.took(term.number);
     this.world.trace?.(`${this.host.id} decides in term ${term.number}`);
     this.dirty = true;
@@ -189,7 +206,12 @@ export class SimManager {
     const nowMs = this.host.nowMs();
     const expired = this.sessions.expire(this.steadyMs);
     for (const nodeId of expired) this.acked.delete(nodeId);
-    if (expired.length > 0) yield* this.commitInTerm(term, (view) => core.expireNodes(view, expired, nowMs));
+    if (expired.length > 0) {
+      const reasons = new Map(this.lost);
+      this.lost.clear();
+      this.world.swarmChecker.expired(this, expired, reasons);
+      yield* this.commitInTerm(term, (view) => core.expireNodes(view, expired, nowMs, reasons));
+    }
     const input = { nowMs, newId: this.world.newId };
     const outcome = core.orchestrate({ ...input, view: this.view, soft: this.soft() });
     let changed = yield* this.stage(term, outcome.actions, nowMs);
@@ -275,12 +297,15 @@ export class SimManager {
     const { world } = this;
     this.start((function* (this: SimManager): Process {
       const done = yield* this.commitParts(`node ${nodeId}`, (view) => world.core.nodeReady(view, nodeId, description, address));
+      if (done) this.liveness.agentCame(nodeId, previousId !== '');
       answer(done ? registered.sessionId : undefined);
     }).call(this));
   }
 
   heartbeat(nodeId: string, sessionId: string): boolean {
-    return this.leads && this.sessions.heartbeat(nodeId, sessionId, this.steadyMs, PERIOD_MS) === 'ok';
+    const good = this.leads && this.sessions.heartbeat(nodeId, sessionId, this.steadyMs, PERIOD_MS) === 'ok';
+    if (good) this.liveness.agentHeard(nodeId);
+    return good;
   }
 
   report(nodeId: string, sessionId: string, updates: readonly { taskId: string; status: TaskStatus }[], answer: (taken: boolean) => void): void {

@@ -31,6 +31,10 @@ export class SimNetwork {
     this.cuts.clear();
   }
 
+  get isCalm(): boolean {
+    return this.cuts.size === 0 && this.lossRate === 0 && this.lateRate === 0;
+  }
+
   calm(): void {
     this.heal();
     this.lossRate = 0;

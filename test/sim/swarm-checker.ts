@@ -10,18 +10,24 @@ import {
 } from '../../src/model/proto/swarmkit_pb.js';
 import type { Command, Row } from '../../src/model/proto/skein_pb.js';
 import { hostPorts, ingressPorts, isGlobal, isRunnable, isTerminal, stateOf } from '../../src/model/task.js';
+import { limitMs, paceOf } from '../../src/core/dispatcher/liveness.js';
 import { Violation } from './checker.js';
+import { PERIOD_MS, type SimManager } from './manager.js';
 import type { SwarmWorld } from './swarm.js';
 
 const RELEASE_MS = 10_000;
 const DRAIN_MS = 5_000;
 const PREDECESSOR_MS = 60_000;
+/** SwarmKit's rule: three heartbeats. */
+const SLOW_MS = 3 * PERIOD_MS;
+/** From the decision until it is in the store, with what is looked at late. */
+const TOLD_MS = 700;
 
 /** Things that must happen somewhere for a run to mean something. */
 export const SWARM_MARKS = [
   'task placed', 'address reused', 'drain acknowledged', 'drain timed out', 'node down', 'node back', 'service removed', 'network removed',
   'task restarted', 'update completed', 'start-first overlap', 'task replaced from a lost node', 'node removed', 'node joined', 'host port used again',
-  'secret used',
+  'secret used', 'node lost', 'lost node had been alive', 'observer stood still', 'agent gone, its data plane answers', 'death told',
 ] as const;
 export type SwarmMark = (typeof SWARM_MARKS)[number];
 
@@ -47,6 +53,10 @@ export class SwarmChecker {
   private readonly ran = new Map<string, number>();
   private readonly changed = new Map<string, number>();
   private stageTerm = 0n;
+  /** All is well, so a node that is DOWN is one that died. */
+  calmSinceMs = Infinity;
+  /** Who did last, when, and how long its leader may take to say so. */
+  private death: { readonly nodeId: string; readonly atMs: number; readonly withinMs: number; toldMs?: number } | undefined;
 
   constructor(world: SwarmWorld) {
     this.world = world;
@@ -133,6 +143,42 @@ export class SwarmChecker {
       else if (event.kind === 'service') this.service(view, event.object, event.action === 'remove', event.old);
     }
     for (const serviceId of places) this.places(view, serviceId);
+  }
+
+  // Nodes that are dead, and that are not -----------------------------------------------------------------------------------
+
+  /** Told by the leader: those with a reason by their silence, the others by SwarmKit's slow rule. */
+  expired({ liveness }: SimManager, expired: readonly string[], reasons: ReadonlyMap<string, string>): void {
+    for (const nodeId of expired) {
+      if (reasons.has(nodeId)) this.mark('node lost');
+      else if (liveness.lifeOf(nodeId) !== undefined && this.world.workers.get(nodeId)?.planeAnswered(this.world.clock.nowMs) === true) {
+        this.mark('agent gone, its data plane answers');
+      }
+    }
+  }
+
+  /** While all is well: a silence that the leader can explain by what was before may be longer than others. */
+  died(nodeId: string): void {
+    const { clock, managers } = this.world;
+    const life = [...managers.values()].find(({ leads }) => leads)?.liveness.lifeOf(nodeId);
+    const { floorMs } = paceOf(PERIOD_MS, this.world.workers.size);
+    const withinMs = Math.min(life === undefined ? Infinity : limitMs(life, floorMs), SLOW_MS) + TOLD_MS;
+    this.death = { nodeId, atMs: clock.nowMs, withinMs };
+  }
+
+  deathTold(nodeId: string): void {
+    const { death } = this;
+    this.hold(death?.nodeId === nodeId && death.toldMs !== undefined && death.toldMs - death.atMs <= death.withinMs,
+      () => `${nodeId} died, which was told after ${(death?.toldMs ?? Infinity) - (death?.atMs ?? 0)} ms, not ${death?.withinMs}`);
+    this.mark('death told');
+  }
+
+  private down({ id: nodeId, status }: Node): void {
+    this.mark('node down');
+    const { workers, clock } = this.world;
+    this.hold(clock.nowMs < this.calmSinceMs || workers.get(nodeId)?.planeAnswered(clock.nowMs) !== true,
+      () => `${nodeId} is DOWN though all is well: ${status?.message}`);
+    if (this.death?.nodeId === nodeId) this.death.toldMs ??= clock.nowMs;
   }
 
   // Tasks ---------------------------------------------------------------------------------------------------------------
@@ -275,7 +321,8 @@ export class SwarmChecker {
 
   private node(node: Node, old: Node | undefined, index: bigint): void {
     if (isWaitedFor(node) && (old === undefined || !isWaitedFor(old))) this.since.set(node.id, index);
-    if (node.status?.state === NodeStatus_State.DOWN && old?.status?.state !== NodeStatus_State.DOWN) this.mark('node down');
+    // A new one begins as DOWN.
+    if (node.status?.state === NodeStatus_State.DOWN && old !== undefined && old.status?.state !== NodeStatus_State.DOWN) this.down(node);
     if (node.status?.state === NodeStatus_State.READY && old?.status?.state === NodeStatus_State.DOWN) this.mark('node back');
   }
 

@@ -48,6 +48,16 @@ export const SWARM_MUTANTS: Readonly<Record<string, Mutant>> = {
   'configs are not sent with their tasks': {
     file: 'dispatcher/assignments', from: "changes.push(update('config', config));", to: ';',
   },
+  'silence while the leader stood still itself counts': {
+    file: 'dispatcher/liveness', from: 'const lived = Math.min(step, stepMaxMs);', to: 'const lived = step;',
+  },
+  'a node is lost though its data plane answers': {
+    file: 'dispatcher/liveness', from: 'const gap = life.signs === 0',
+    to: "if (kind === 'plane') return { ...life, answers: life.answers + 1 };\n    const gap = life.signs === 0",
+  },
+  'a dead node is left to the slow rule': {
+    file: 'dispatcher/liveness', from: 'return life.answers >= ANSWERS_MIN && nowMs', to: 'return false && nowMs',
+  },
   'tasks of a removed service stay': {
     file: 'orchestrator/reaper', from: 'if (orphan && task.desiredState < TaskState.REMOVE)', to: 'if (false)',
   },
@@ -59,7 +69,7 @@ export const SWARM_SHELL_MUTANTS: Readonly<Record<SwarmBug, string>> = {
 };
 
 const FILES = [
-  'agent/decide', 'allocator/allocator', 'dispatcher/assignments', 'dispatcher/nodes', 'network/rows', 'orchestrator/orchestrator', 'scheduler/scheduler', 'store/soft', 'store/store',
+  'agent/decide', 'allocator/allocator', 'dispatcher/assignments', 'dispatcher/liveness', 'dispatcher/nodes', 'network/rows', 'orchestrator/orchestrator', 'scheduler/scheduler', 'store/soft', 'store/store',
 ];
 
 /** The core with one of the bugs. */

@@ -6,6 +6,7 @@ import { encode } from '../../src/io/protobuf/codec.js';
 import { decide } from '../../src/core/agent/decide.js';
 import { allocate } from '../../src/core/allocator/allocator.js';
 import { assignmentsOf, diffAssignments } from '../../src/core/dispatcher/assignments.js';
+import { heard, judge, newLife, newObserver, observe, paceOf, revived } from '../../src/core/dispatcher/liveness.js';
 import { expireNodes, nodeReady, nodesUnknown, taskStatuses } from '../../src/core/dispatcher/nodes.js';
 import { clusterRows, diffParts, diffRows, partsForNode, rowsForNode } from '../../src/core/network/rows.js';
 import { orchestrate } from '../../src/core/orchestrator/orchestrator.js';
@@ -43,6 +44,7 @@ import type { Mark, World } from './world.js';
 export const CORE = {
   decide, allocate, expireNodes, nodeReady, nodesUnknown, taskStatuses, clusterRows, diffParts, diffRows, partsForNode, rowsForNode, orchestrate, schedule,
   awaitedRevision, assignmentsOf, diffAssignments, Store,
+  heard, judge, newLife, newObserver, observe, paceOf, revived,
 };
 export type Core = typeof CORE;
 export type SwarmBug = 'deposed-goes-on' | 'acks-before-installed';
@@ -91,6 +93,11 @@ const REST_STEP_MS = 1_000;
 const REST_TRIES = 10;
 const CALM_MS = 120_000;
 const CALM_GAP_MS_MAX = 60_000;
+const SETTLE_MS = 8_000;
+const CALM_STALLS = 3;
+const DEATH_SHARE = 0.3;
+const RESTART_SHARE = 0.3;
+const STALL_MS_MAX = 5_000;
 const SCALE = 20;
 const SNAPSHOT_SCALE = 4;
 
@@ -194,13 +201,46 @@ function calm(world: SwarmWorld, clients: readonly ApiClient[], faults: Faults):
   const { terms } = world.checker;
   const before = clients.map(({ done, refused }) => done + refused);
   clients.forEach((client) => client.startCalmly(CALM_GAP_MS_MAX));
-  world.clock.run(world.clock.nowMs + CALM_MS);
+  calmNodes(world);
   clients.forEach((client, i) => {
     client.stop();
     if (client.done + client.refused === before[i]) throw new Violation(`an API client is not served though all is well; ${describe(world)}`);
   });
   if (world.checker.terms !== terms) throw new Violation(`another term though all is well; ${describe(world)}`);
   rest(world, faults);
+}
+
+/** No node is taken for dead that is none, also not by a leader that stood still itself; and one that is dead is told soon. */
+function calmNodes(world: SwarmWorld): void {
+  const { clock, random, swarmChecker, managers, workers } = world;
+  const endMs = clock.nowMs + CALM_MS;
+  // A call that was lost before is given up after three seconds: as long as SwarmKit's rule waits for the next heartbeat.
+  swarmChecker.calmSinceMs = clock.nowMs + SETTLE_MS;
+  for (let i = 0; i < CALM_STALLS; i++) {
+    clock.run(clock.nowMs + random.between(2_000, 15_000));
+    [...managers.values()].find(({ leads }) => leads)?.liveness.stall(random.between(100, STALL_MS_MAX), random.chance(0.5));
+  }
+  clock.run(clock.nowMs + STALL_MS_MAX + 1_000);
+  const up = [...workers.values()].filter((worker) => worker.up);
+  // An agent that is started anew is no dead node: its tasks and its data plane go on.
+  if (up.length > 0 && random.chance(RESTART_SHARE)) {
+    const worker = random.pick(up);
+    worker.stop();
+    clock.run(clock.nowMs + random.between(1_200, 1_800));
+    worker.start();
+    clock.run(clock.nowMs + 5_000);
+  }
+  // Not in each: the moves of its tasks take longer to simulate than all the rest of this.
+  if (up.length > 0 && random.chance(DEATH_SHARE)) {
+    const dead = random.pick(up);
+    swarmChecker.died(dead.id);
+    dead.crash();
+    clock.run(clock.nowMs + random.between(5_000, 10_000));
+    swarmChecker.deathTold(dead.id);
+    dead.start();
+  }
+  clock.run(endMs);
+  swarmChecker.calmSinceMs = Infinity;
 }
 
 /** What is wanted comes about within bounded time, and stays. */

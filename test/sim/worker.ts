@@ -51,6 +51,9 @@ export class SimWorker {
   private readonly reports = new Map<string, TaskStatus>();
   private reporting = false;
   private installAtMs = 0;
+  /** Since when the machine is as it is: up, or not. */
+  private machineUp = false;
+  private machineSinceMs = -Infinity;
 
   constructor(world: SwarmWorld, number: number) {
     this.world = world;
@@ -70,6 +73,7 @@ export class SimWorker {
   start(): void {
     if (this.up) return;
     this.up = true;
+    this.machine(true);
     this.life += 1;
     this.session = undefined;
     this.previousId = '';
@@ -90,8 +94,19 @@ export class SimWorker {
 
   crash(): void {
     this.stop();
+    this.machine(false);
     this.runners.crash();
     this.rows = new Map();
+  }
+
+  private machine(up: boolean): void {
+    if (up !== this.machineUp) this.machineSinceMs = this.world.clock.nowMs;
+    this.machineUp = up;
+  }
+
+  /** Probes are answered as long as the machine is up, whatever becomes of the agent; asked of a moment ago. */
+  planeAnswered(atMs: number): boolean {
+    return this.machineUp === (atMs >= this.machineSinceMs);
   }
 
   /** The data plane ends and begins empty-handed. */

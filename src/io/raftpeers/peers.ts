@@ -1,5 +1,6 @@
-// RaftPeers: the way out to the other managers: one link to each (link.ts), made anew when it breaks. Messages may be lost
-// (Raft asks again), never reordered within a link, and wait in a bounded queue. Snapshots go in a gRPC call of their own,
+// RaftPeers: the way out to the other managers: one link to each (link.ts), made anew when it breaks. It stands also where
+// there is nothing to say, as between two followers: votes for the next leader do not wait for handshakes. Messages may be
+// lost (Raft asks again), never reordered within a link, and wait in a bounded queue. Snapshots go in a gRPC call of their own,
 // one at a time to each manager, so that heartbeats never wait behind one.
 
 import { create } from '@bufbuild/protobuf';
@@ -16,6 +17,8 @@ const MESSAGE_OVERHEAD = 128;
 const QUEUE_BYTES_MAX = 32 * 1024 * 1024;
 const CHUNK_BYTES = 1024 * 1024;
 const RECONNECT_MS = 100;
+/** Where nobody has anything to send. */
+const RECONNECT_IDLE_MS = 1000;
 const RETIRE_MS = 1000;
 /** After a partition TCP alone would go on waiting for up to two minutes. */
 const KEEPALIVE_MS = 2000;
@@ -113,6 +116,7 @@ class Peer {
   private readonly options: RaftPeersOptions;
   private readonly onDrop: () => void;
   private link: Link | undefined;
+  private again: NodeJS.Timeout | undefined;
   private broken = false;
   private notBeforeMs = 0;
   private installing = false;
@@ -124,6 +128,7 @@ class Peer {
     this.options = options;
     this.onDrop = onDrop;
     this.client = this.connect();
+    this.open();
   }
 
   private connect(): ManagerClient {
@@ -154,6 +159,7 @@ class Peer {
 
   close(): void {
     this.closed = true;
+    clearTimeout(this.again);
     this.link?.close();
     this.link = undefined;
     this.client.close();
@@ -191,7 +197,10 @@ class Peer {
     this.link = undefined;
     this.broken = true;
     this.notBeforeMs = performance.now() + RECONNECT_MS;
-    if (!this.closed) this.options.onUnreachable(this.member);
+    clearTimeout(this.again);
+    if (this.closed) return;
+    this.again = setTimeout(() => this.open(), RECONNECT_IDLE_MS).unref();
+    this.options.onUnreachable(this.member);
   }
 
   private install(message: Message): void {

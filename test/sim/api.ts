@@ -8,6 +8,7 @@ import { createPayload, removePayload } from '../../src/core/control/payloads.js
 import { createService, removeService, updateService } from '../../src/core/control/services.js';
 import type { ReadTx } from '../../src/core/store/view.js';
 import type { Result } from '../../src/lib/result.js';
+import { attachmentConfigs } from '../../src/model/network.js';
 import {
   AnnotationsSchema, ConfigReferenceSchema, ConfigSpecSchema, DriverSchema, NetworkSpecSchema, NodeSpecSchema, NodeSpec_Availability,
   PortConfig_Protocol, PortConfig_PublishMode, SecretReferenceSchema, SecretSpecSchema, ServiceSpecSchema, UpdateConfig_FailureAction,
@@ -114,7 +115,10 @@ export class ApiClient {
     if (services.length === 0 || (roll < 20 && services.length < SERVICES_MAX)) return this.creation(view);
     if (roll < 30) return networks.length < NETWORKS_MAX ? this.networkCreation() : (now) => removeNetwork(now, random.pick(networks).id);
     if (roll < 40 && networks.length > 0) {
-      const { id } = random.pick(networks);
+      // Mostly what no service names any more, as after a service was removed; its tasks may still be there.
+      const used = new Set(services.flatMap((service) => attachmentConfigs(service).map(({ target }) => target)));
+      const unused = networks.filter((network) => !used.has(network.id));
+      const { id } = random.pick(unused.length > 0 && random.chance(0.8) ? unused : networks);
       return (now) => removeNetwork(now, id);
     }
     if (roll < 55) {

@@ -85,6 +85,8 @@ export class Faults {
     ['good network', () => this.world.network.calm()],
     ['slow disk', () => this.slowDisk(this.anyHost())],
     ['slow disk of the leader', () => this.slowDisk(this.leader())],
+    ['another leader during a write', () => this.depose(this.leader())],
+    ['another leader during a write', () => this.depose(this.leader())],
     ['clock pace', () => { this.anyHost().pace = this.world.random.pick([0.3, 0.7, 1, 1.5, 4]); }],
     ['clock jump', () => { this.anyHost().skewMs = this.world.random.pick(SKEWS_MS); }],
     ['clocks right', () => [...this.world.hosts.values()].forEach((host) => { host.skewMs = 0; })],
@@ -197,6 +199,15 @@ export class Faults {
 
   private slowDisk(host: Host | undefined): void {
     if (host !== undefined) host.disk.writeMsMax = this.world.random.pick([5, 5, 200, 1_500]);
+  }
+
+  /** What it writes meanwhile is sent to nobody, and is replaced before the write is done. */
+  private depose(leader: Host | undefined): void {
+    if (leader === undefined) return;
+    const { clock, network, random } = this.world;
+    leader.disk.writeMsMax = 3_000;
+    this.isolate(leader);
+    clock.after(random.between(400, 1_000), () => network.heal());
   }
 
   /** By all that take themselves for leaders. */

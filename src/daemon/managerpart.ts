@@ -97,7 +97,8 @@ export class ManagerPart {
     const { host, options: { record, onBug } } = this;
     const raftId = record.state?.raftId ?? '';
     if (host === undefined || raftId === '' || this.asking === host || !record.hasRole('swarm-manager')) return;
-    if (node?.role !== NodeRole.MANAGER || node.spec?.desiredRole !== NodeRole.MANAGER || node.managerStatus?.raftId === BigInt(raftId)) return;
+    if (node?.role !== NodeRole.MANAGER || node.spec?.desiredRole !== NodeRole.MANAGER) return;
+    if (node.managerStatus?.raftId === BigInt(raftId)) return;
     this.asking = host;
     host.newPlace().then((place) => {
       // What is said meanwhile of the new place is no reason to ask again.

@@ -73,7 +73,8 @@ describe('a manager', () => {
     }));
   }
 
-  it('that was taken out of the group and is to be in it again, all while it was away, has a place in it again', { timeout: 100_000 }, async () => {
+  const again = 'that was taken out of the group and is to be in it again, all while it was away, has a place in it again';
+  it(again, { timeout: 100_000 }, async () => {
     const leader = await make();
     unwrap(await leader.init());
     const joinToken = leader.node.manager()!.view().cluster()!.rootCa!.joinTokens!.manager;
@@ -87,7 +88,8 @@ describe('a manager', () => {
     const before = seen()?.managerStatus?.raftId;
     await third.restart(async () => {
       await setRole(leader, nodeId, NodeRole.WORKER);
-      await eventually('out of the group', 10_000, async () => assert.deepEqual([seen()?.role, seen()?.managerStatus], [NodeRole.WORKER, undefined]));
+      await eventually('out of the group', 10_000,
+        async () => assert.deepEqual([seen()?.role, seen()?.managerStatus], [NodeRole.WORKER, undefined]));
       await setRole(leader, nodeId, NodeRole.MANAGER);
     });
     await eventually('in the group again', 40_000, async () => {
@@ -98,10 +100,27 @@ describe('a manager', () => {
     await third.service('late', 1);
     assert.equal(leader.node.manager()!.view().list('service').length, 1, 'it answers');
     assert.equal(leader.node.manager()!.view().list('node').length, 3, 'nobody is counted twice');
-    const again = seen()?.managerStatus?.raftId;
+    const anew = seen()?.managerStatus?.raftId;
     await third.restart();
     await eventually('the same after a restart', 10_000, async () => assert.equal(reachable(third), 3));
-    assert.equal(seen()?.managerStatus?.raftId, again);
+    assert.equal(seen()?.managerStatus?.raftId, anew);
+  });
+});
+
+describe('a leader that loses its group', () => {
+  it('tells whoever reads what it knows as soon as it is sure, not after a round for each', { timeout: 60_000 }, async () => {
+    const leader = await make();
+    unwrap(await leader.init());
+    const other = await make();
+    unwrap(await other.join(leader, { joinToken: leader.node.manager()!.view().cluster()!.rootCa!.joinTokens!.manager }));
+    await eventually('two voters', 10_000, async () => assert.equal(await leader.node.manager()!.fresh(), true));
+    await other.node.close();
+    const manager = leader.node.manager()!;
+    const started = performance.now();
+    // The second one waits for the end of the first one's round, and then for its own.
+    assert.deepEqual(await Promise.all([manager.fresh(), manager.fresh()]), [false, false]);
+    const tookMs = performance.now() - started;
+    assert.ok(tookMs < 7500, `${tookMs} ms`);
   });
 });
 

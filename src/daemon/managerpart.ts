@@ -3,7 +3,8 @@
 
 import type { Logger } from 'pino';
 import { expectedFailure } from '../lib/result.js';
-import { ManagerHost } from './manager/host.js';
+import { NodeRole, type Node } from '../model/proto/swarmkit_pb.js';
+import { ManagerHost, type Place } from './manager/host.js';
 import type { Manager } from './manager/manager.js';
 import type { NodeRecord } from './noderecord.js';
 import { unfitProblem, type SwarmState } from './swarmstate.js';
@@ -26,6 +27,10 @@ export interface ManagerPartOptions {
 export class ManagerPart {
   private host: ManagerHost | undefined;
   private changing: Promise<void> = Promise.resolve();
+  /** The host that asks whether its group still has it. */
+  private asking: ManagerHost | undefined;
+  /** With the agent, or on leaving: nothing is begun any more. */
+  private closed = false;
   private readonly options: ManagerPartOptions;
 
   constructor(options: ManagerPartOptions) {
@@ -39,6 +44,7 @@ export class ManagerPart {
 
   async start(state: SwarmState, timeoutMs: number): Promise<Manager> {
     const { record, onKeyExposed, logger, onBug } = this.options;
+    this.closed = false;
     this.host = new ManagerHost({
       files: record.files,
       state: () => record.state ?? state,
@@ -55,6 +61,7 @@ export class ManagerPart {
 
   /** Its files stay. */
   async close(): Promise<void> {
+    this.closed = true;
     await this.host?.close();
   }
 
@@ -66,6 +73,7 @@ export class ManagerPart {
 
   /** Out of its group for good. */
   async leave(): Promise<void> {
+    this.closed = true;
     await this.host?.leave();
   }
 
@@ -79,6 +87,24 @@ export class ManagerPart {
     const isManager = this.options.record.hasRole('swarm-manager');
     if (isManager && this.host === undefined) this.takeUp();
     if (!isManager && this.host !== undefined) this.change(() => this.becomeWorker());
+  }
+
+  /**
+   * What the swarm says of this node. One that was demoted and promoted again before it had a worker's certificate never ceased to
+   * be a manager, but is in no group: it asks for its place anew.
+   */
+  told(node: Node | undefined): void {
+    const { host, options: { record, onBug } } = this;
+    const raftId = record.state?.raftId ?? '';
+    if (host === undefined || raftId === '' || this.asking === host || !record.hasRole('swarm-manager')) return;
+    if (node?.role !== NodeRole.MANAGER || node.spec?.desiredRole !== NodeRole.MANAGER) return;
+    if (node.managerStatus?.raftId === BigInt(raftId)) return;
+    this.asking = host;
+    host.newPlace().then((place) => {
+      // What is said meanwhile of the new place is no reason to ask again.
+      if (place === undefined) this.asking = undefined;
+      else this.change(() => this.rejoin(host, place));
+    }).catch(onBug);
   }
 
   /** In the background: the group may take its time. */
@@ -107,6 +133,26 @@ export class ManagerPart {
       await this.end();
       throw error;
     }
+  }
+
+  /** The log goes before the id under which it was written: an id that nobody counts any more can forget what it told. */
+  private async rejoin(host: ManagerHost, place: Place): Promise<void> {
+    const { record, logger } = this.options;
+    const over = (): boolean => this.closed || this.host !== host;
+    if (over()) return;
+    await host.discard();
+    const { state } = record;
+    if (over() || state === undefined) return;
+    const next: SwarmState = { ...state, ...place };
+    await record.save(next);
+    if (over()) return;
+    try {
+      await this.start(next, 0);
+    } catch (error) {
+      await this.end();
+      throw error;
+    }
+    logger.warn('this manager had been taken out of its group: it has a new place in it');
   }
 
   /** This node was demoted: it is out of the group already. */

@@ -381,6 +381,7 @@ export class SkeinNode implements NodeBackend {
     if (record.acceptsRoot(root)) this.adopt({ rootCa: root }).catch(this.parts.onBug);
     const role = message.node?.role === NodeRole.MANAGER ? 'swarm-manager' : 'swarm-worker';
     if (message.node !== undefined && !record.hasRole(role)) this.renewal?.rotate();
+    this.part.told(message.node);
     const managers = message.managers.flatMap(({ peer }) => peer === undefined || peer.addr === '' ? [] : [{ nodeId: peer.nodeId, addr: peer.addr }]);
     if (managers.length === 0 || JSON.stringify(managers) === JSON.stringify(state.managers)) return;
     void record.save({ ...state, managers });

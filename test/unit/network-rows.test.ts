@@ -2,10 +2,13 @@
 
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import { create } from '@bufbuild/protobuf';
 import { clusterRows, diffParts, diffRows, hostPortRows, partsForNode, rowsForNode, type Parts } from '../../src/core/network/rows.js';
 import { addressOf, vniOf } from '../../src/model/network.js';
 import { PortConfig_Protocol as Protocol, PortConfig_PublishMode as Mode } from '../../src/model/proto/swarmkit_pb.js';
-import type { Row } from '../../src/model/proto/skein_pb.js';
+import { RowSchema, type Row } from '../../src/model/proto/skein_pb.js';
 import { Swarm, TaskState, addressesOf } from './harness.js';
 
 function rows(swarm: Swarm, nodeId: string): Map<string, Row> {
@@ -193,4 +196,24 @@ describe('hostPortRows', () => {
     assert.deepEqual(hostPortRows(tasks, () => undefined), []);
     assert.equal(tasks[0]?.desiredState, TaskState.RUNNING);
   });
+});
+
+it('a node that stopped reading keeps the part it has, not those that followed', async () => {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  const part = (): ReadonlyMap<string, Row> => new Map([['a', create(RowSchema, {})]]);
+  const stalled = new Map([[4096, part()]]);
+  const seen: WeakRef<object>[] = [];
+  let last = stalled;
+  for (let i = 0; i < 5; i++) {
+    const next = new Map([[4096, part()]]);
+    diffParts(last, next);
+    seen.push(new WeakRef(next.get(4096) as object));
+    last = next;
+  }
+  // A WeakRef keeps its target until the turn ends in which it was made.
+  await new Promise((resolve) => { setImmediate(resolve); });
+  collect();
+  assert.equal(seen.slice(0, -1).filter((each) => each.deref() !== undefined).length, 0, 'kept');
+  assert.equal(stalled.size + last.size, 2, 'the first and the last are still had');
 });

@@ -4,11 +4,13 @@ import assert from 'node:assert/strict';
 import http from 'node:http';
 import path from 'node:path';
 import { describe, it } from 'node:test';
+import { clone } from '@bufbuild/protobuf';
 import { pino } from 'pino';
 import { startApi } from '../../src/api/server.js';
+import { updateAction } from '../../src/core/store/actions.js';
 import { addressTowards } from '../../src/daemon/addresses.js';
-import { AppFailure, unwrap } from '../../src/lib/result.js';
-import { NodeStatus_State } from '../../src/model/proto/swarmkit_pb.js';
+import { AppFailure, ok, unwrap } from '../../src/lib/result.js';
+import { NodeRole, NodeSchema, NodeStatus_State, RaftMemberStatus_Reachability } from '../../src/model/proto/swarmkit_pb.js';
 import { testNodes, type TestNode } from '../support/test-node.js';
 import { eventually } from '../system/fixture.js';
 
@@ -59,6 +61,66 @@ describe('joining', () => {
     assert.equal(await addressTowards('127.0.0.1'), '127.0.0.1');
     assert.equal(await addressTowards('255.255.255.255'), undefined);
     assert.equal(await addressTowards('no such host'), undefined);
+  });
+});
+
+describe('a manager', () => {
+  async function setRole(leader: TestNode, nodeId: string, desiredRole: NodeRole): Promise<void> {
+    unwrap(await leader.node.manager()!.commit((view) => {
+      const node = clone(NodeSchema, view.get('node', nodeId)!);
+      node.spec!.desiredRole = desiredRole;
+      return ok({ actions: [updateAction('node', node)], value: undefined });
+    }));
+  }
+
+  const again = 'that was taken out of the group and is to be in it again, all while it was away, has a place in it again';
+  it(again, { timeout: 100_000 }, async () => {
+    const leader = await make();
+    unwrap(await leader.init());
+    const joinToken = leader.node.manager()!.view().cluster()!.rootCa!.joinTokens!.manager;
+    const [second, third] = [await make(), await make()];
+    for (const node of [second, third]) unwrap(await node.join(leader, { joinToken }));
+    const nodeId = third.node.local().nodeId;
+    const seen = () => leader.node.manager()!.view().get('node', nodeId);
+    const reachable = (node: TestNode) => node.node.manager()!.view().list('node')
+      .filter(({ managerStatus }) => managerStatus?.reachability === RaftMemberStatus_Reachability.REACHABLE).length;
+    await eventually('three managers', 10_000, async () => assert.equal(reachable(leader), 3));
+    const before = seen()?.managerStatus?.raftId;
+    await third.restart(async () => {
+      await setRole(leader, nodeId, NodeRole.WORKER);
+      await eventually('out of the group', 10_000,
+        async () => assert.deepEqual([seen()?.role, seen()?.managerStatus], [NodeRole.WORKER, undefined]));
+      await setRole(leader, nodeId, NodeRole.MANAGER);
+    });
+    await eventually('in the group again', 40_000, async () => {
+      assert.equal(reachable(leader), 3);
+      assert.equal(reachable(third), 3, 'it sees the group as it is');
+    });
+    assert.notEqual(seen()?.managerStatus?.raftId, before, 'under another id');
+    await third.service('late', 1);
+    assert.equal(leader.node.manager()!.view().list('service').length, 1, 'it answers');
+    assert.equal(leader.node.manager()!.view().list('node').length, 3, 'nobody is counted twice');
+    const anew = seen()?.managerStatus?.raftId;
+    await third.restart();
+    await eventually('the same after a restart', 10_000, async () => assert.equal(reachable(third), 3));
+    assert.equal(seen()?.managerStatus?.raftId, anew);
+  });
+});
+
+describe('a leader that loses its group', () => {
+  it('tells whoever reads what it knows as soon as it is sure, not after a round for each', { timeout: 60_000 }, async () => {
+    const leader = await make();
+    unwrap(await leader.init());
+    const other = await make();
+    unwrap(await other.join(leader, { joinToken: leader.node.manager()!.view().cluster()!.rootCa!.joinTokens!.manager }));
+    await eventually('two voters', 10_000, async () => assert.equal(await leader.node.manager()!.fresh(), true));
+    await other.node.close();
+    const manager = leader.node.manager()!;
+    const started = performance.now();
+    // The second one waits for the end of the first one's round, and then for its own.
+    assert.deepEqual(await Promise.all([manager.fresh(), manager.fresh()]), [false, false]);
+    const tookMs = performance.now() - started;
+    assert.ok(tookMs < 7500, `${tookMs} ms`);
   });
 });
 

@@ -6,7 +6,7 @@ import { unwrap } from '../../lib/result.js';
 import { unlockKeyOf } from '../../model/cluster.js';
 import { toRecord } from '../../model/pairs.js';
 import { durationNs } from '../../lib/time.js';
-import { NodeRole, RaftMemberStatus_Reachability } from '../../model/proto/swarmkit_pb.js';
+import { RaftMemberStatus_Reachability } from '../../model/proto/swarmkit_pb.js';
 import { DEFAULT_PORT, join, resolveAdvertise, resolveDataPath, resolveListen, splitHostPort } from '../addresses.js';
 import type { InitRequest, LocalNode } from '../backend.js';
 import type { Reader } from '../convert/json.js';
@@ -138,21 +138,24 @@ async function leave(call: Call): Promise<void> {
   call.reply(200);
 }
 
-/** Docker's warning, which depends on what leaving does to the quorum. */
+/** Members of the group: a node that left by force still is to be a manager, but does not count. */
 function managerLeaves(call: Call): string {
+  return leaveWarning(call.backend.manager()?.view().list('node')
+    .flatMap(({ managerStatus }) => managerStatus === undefined ? [] : [managerStatus.reachability]));
+}
+
+/** Docker's warning, which depends on what leaving does to the quorum; the members may not be known. */
+function leaveWarning(members: readonly RaftMemberStatus_Reachability[] | undefined): string {
   const head = 'You are attempting to leave the swarm on a node that is participating as a manager. ';
   const tail = 'The only way to restore a swarm that has lost consensus is to reinitialize it with `--force-new-cluster`. '
     + 'Use `--force` to suppress this message.';
-  const view = call.backend.manager()?.view();
-  if (view === undefined) return `${head}Doing so may lose the consensus of your cluster. ${tail}`;
-  const managers = view.list('node').filter((node) => node.role === NodeRole.MANAGER);
-  if (managers.length <= 1) {
+  if (members === undefined) return `${head}Doing so may lose the consensus of your cluster. ${tail}`;
+  const reachable = members.filter((each) => each === RaftMemberStatus_Reachability.REACHABLE).length;
+  if (members.length <= 1) {
     return `${head}Removing the last manager erases all current state of the swarm. Use \`--force\` to ignore this message. `;
   }
-  const reachable = managers
-    .filter((node) => node.managerStatus?.reachability === RaftMemberStatus_Reachability.REACHABLE).length;
-  if (reachable - 1 >= Math.floor(managers.length / 2) + 1) return `${head}${tail}`;
-  return `${head}Removing this node leaves ${reachable - 1} managers out of ${managers.length}. Without a Raft quorum your `
+  if (reachable - 2 > members.length - reachable) return `${head}${tail}`;
+  return `${head}Removing this node leaves ${reachable - 1} managers out of ${members.length}. Without a Raft quorum your `
     + `swarm will be inaccessible. ${tail}`;
 }
 

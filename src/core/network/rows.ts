@@ -89,8 +89,11 @@ export interface RowDiff {
   readonly remove: string[];
 }
 
-/** The last difference of each part from a later one: nodes mostly have the same, and go from it to the same. */
-const differences = new WeakMap<Part, { readonly after: Part; readonly diff: RowDiff }>();
+/**
+ * The last difference of each part from a later one: nodes mostly have the same, and go from it to the same. The later one is held
+ * weakly: or a node that has stopped reading would keep, with the part it has, every one that followed.
+ */
+const differences = new WeakMap<Part, { readonly after: WeakRef<Part>; readonly diff: RowDiff }>();
 
 export function diffParts(before: Parts, after: Parts): RowDiff {
   const upsert: Row[] = [];
@@ -99,7 +102,9 @@ export function diffParts(before: Parts, after: Parts): RowDiff {
     const [from, to] = [before.get(key) ?? NO_ROWS, after.get(key) ?? NO_ROWS];
     if (from === to) continue;
     let known = differences.get(from);
-    if (known?.after !== to) differences.set(from, known = { after: to, diff: diffRows(from, to) });
+    if (known === undefined || known.after.deref() !== to) {
+      differences.set(from, known = { after: new WeakRef(to), diff: diffRows(from, to) });
+    }
     for (const row of known.diff.upsert) upsert.push(row);
     for (const gone of known.diff.remove) remove.push(gone);
   }

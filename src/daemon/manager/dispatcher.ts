@@ -123,7 +123,7 @@ async function session(manager: Manager, request: SessionRequest, caller: Caller
     });
     // A node's own status changes are no news to it.
     const key = JSON.stringify([message.managers.map((m) => m.peer?.addr), node.spec, node.attachments.length, node.certificate?.status?.state, node.role,
-      node.dataPath?.problem,
+      node.managerStatus?.raftId, node.dataPath?.problem,
       cluster?.networkBootstrapKeys.length, Buffer.from(message.RootCA).toString('base64')], (_k, v) => (typeof v === 'bigint' ? v.toString() : v));
     if (key !== sent) {
       sent = key;

@@ -52,6 +52,9 @@ export interface ManagerHostOptions {
   readonly onBug: (error: unknown) => void;
 }
 
+/** A manager's place in its group, as its state file keeps it. */
+export type Place = Required<Pick<SwarmState, 'raftId' | 'joined' | 'group'>>;
+
 export class ManagerHost {
   manager: Manager | undefined;
   private consensus: Consensus | undefined;
@@ -231,8 +234,7 @@ export class ManagerHost {
       const { addr = '' } = state.managers[attempt % Math.max(state.managers.length, 1)] ?? {};
       const joined = await this.ask(addr, 0n);
       if (joined.ok) {
-        const group = joined.value.members.map((m) => ({ raftId: m.raftId.toString(), nodeId: m.nodeId, addr: m.addr }));
-        await this.options.saveState({ ...state, raftId: joined.value.raftId.toString(), joined: true, group });
+        await this.options.saveState({ ...state, ...placeOf(joined.value) });
         return;
       }
       if (this.closed || performance.now() > deadline) throw new AppFailure(joined.error);
@@ -240,6 +242,20 @@ export class ManagerHost {
       await new Promise((resolve) => setTimeout(resolve, pauseMs));
       pauseMs = Math.min(2 * pauseMs, RETRY_MAX_MS);
     }
+  }
+
+  /** A place in the group if this manager was taken out of it. Undefined: it is in it, or it ends. */
+  async newPlace(): Promise<Place | undefined> {
+    for (let attempt = 0; !this.closed; attempt++) {
+      // A leader is in the group; who begins one anew alone would be told of a second self.
+      if (this.consensus?.leading === true) return undefined;
+      const { managers, raftId, nodeId } = this.options.state();
+      const others = managers.filter((other) => other.nodeId !== nodeId);
+      const answer = await this.ask(others[attempt % Math.max(others.length, 1)]?.addr ?? '', BigInt(raftId));
+      if (answer.ok) return answer.value.raftId.toString() === raftId ? undefined : placeOf(answer.value);
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MAX_MS / 5));
+    }
+    return undefined;
   }
 
   /** Somebody who just joined sees the swarm, not an empty store. */
@@ -280,6 +296,11 @@ export class ManagerHost {
       client.close();
     }
   }
+}
+
+function placeOf({ raftId, members }: { raftId: bigint; members: readonly RaftMember[] }): Place {
+  const group = members.map((m) => ({ raftId: m.raftId.toString(), nodeId: m.nodeId, addr: m.addr }));
+  return { raftId: raftId.toString(), joined: true, group };
 }
 
 function notReady(): never {

@@ -39,6 +39,7 @@ import { Stages, isRace, type Propose } from './stages.js';
 const COMMIT_TRIES = 20;
 /** Without a leader for longer, reads are answered at once from what this manager knows. */
 const LEADERLESS_MS = 3000;
+const LEADERLESS_LOOK_MS = 100;
 /** Timers later than this are no load: the process, or the machine, was stopped. */
 const STALL_MS = 1000;
 /** Commands that one request may become. */
@@ -135,7 +136,16 @@ export class Manager implements ManagerBackend {
 
   /** An election, or a manager that just started, is waited for; a group without a leader is not. */
   async fresh(): Promise<boolean> {
-    return this.consensus.leaderlessMs < LEADERLESS_MS && this.consensus.barrier();
+    const { consensus } = this;
+    if (consensus.leaderlessMs >= LEADERLESS_MS) return false;
+    let timer: NodeJS.Timeout | undefined;
+    // The leader may be lost while its answer is waited for, in this round and in the next.
+    const lost = new Promise<false>((resolve) => {
+      timer = setInterval(() => consensus.leaderlessMs < LEADERLESS_MS || resolve(false), LEADERLESS_LOOK_MS);
+    });
+    const confirmed = await Promise.race([consensus.barrier(), lost]);
+    clearInterval(timer);
+    return confirmed;
   }
 
   private endTerm(): void {

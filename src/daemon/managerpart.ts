@@ -6,6 +6,7 @@ import { expectedFailure } from '../lib/result.js';
 import { NodeRole, type Node } from '../model/proto/swarmkit_pb.js';
 import { ManagerHost, type Place } from './manager/host.js';
 import type { Manager } from './manager/manager.js';
+import { NO_LEADER } from './manager/proposals.js';
 import type { NodeRecord } from './noderecord.js';
 import { unfitProblem, type SwarmState } from './swarmstate.js';
 
@@ -40,6 +41,11 @@ export class ManagerPart {
   /** Undefined also while it is still joining its group. */
   get manager(): Manager | undefined {
     return this.host?.manager;
+  }
+
+  /** Without a leader no session can stand: that is said, not in which way the last try failed. */
+  sessionError(lastTry: string): string {
+    return this.manager?.leaderless === true ? NO_LEADER : lastTry;
   }
 
   async start(state: SwarmState, timeoutMs: number): Promise<Manager> {

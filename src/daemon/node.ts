@@ -96,7 +96,7 @@ export class SkeinNode implements NodeBackend {
       state: refused !== undefined ? 'error' : state === undefined ? 'inactive' : connected || this.part.manager !== undefined
         ? 'active' : 'pending',
       error: refused ?? (state === undefined || connected || certificates === undefined ? ''
-        : this.record.certificateProblem || (this.worker?.lastError ?? '')),
+        : this.record.certificateProblem || this.part.sessionError(this.worker?.lastError ?? '')),
       nodeId: state?.nodeId ?? '',
       isManager: this.part.manager !== undefined,
       nodeAddr: state === undefined ? '' : hostOf(state.advertiseAddr),

@@ -101,6 +101,7 @@ describe('three managers', { timeout: 340_000 }, () => {
     const refused = await lab.try(['service', 'create', '-q', '-d', '--name', 'late', '--replicas', '0', IMAGE], one);
     assert.equal(refused.code, 1);
     assert.match(refused.stderr, NO_LEADER);
+    assert.match((await lab.try(['info', '--format', '{{.Swarm.Error}}'], one)).stdout, NO_LEADER);
     assert.equal((await lab.try(['service', 'inspect', 'web'], one)).code, 0);
     for (const node of lost) await startAgent(lab.plan, node);
     await sameEverywhere({ m1: /^(Leader|Reachable)$/, m2: /^(Leader|Reachable)$/, m3: /^(Leader|Reachable)$/ });

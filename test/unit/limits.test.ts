@@ -94,6 +94,7 @@ describe('networks and nodes', () => {
 });
 
 describe('batches', () => {
+  const INT64 = { min: -(2n ** 63n), max: 2n ** 63n - 1n };
   const task = (id: string, bytes: number) => createAction('task', create(TaskSchema, { id, serviceId: 'x'.repeat(bytes) }));
 
   it('hold every action once and in order, each within the bound; what fits into none is named', () => {
@@ -105,9 +106,9 @@ describe('batches', () => {
 
   it('are never longer than the bound, whatever their messages hold', () => {
     fc.assert(fc.property(fc.array(fc.record({
-      id: fc.string({ minLength: 1 }), serviceId: fc.string({ unit: 'grapheme' }), slot: fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }),
-      labels: fc.array(fc.tuple(fc.string({ unit: 'grapheme' }), fc.string()), { maxLength: 5 }), addresses: fc.array(fc.string(), { maxLength: 5 }),
-      data: fc.uint8Array(), seconds: fc.bigInt({ min: -(2n ** 63n), max: 2n ** 63n - 1n }),
+      id: fc.string({ minLength: 1 }), serviceId: fc.string({ unit: 'grapheme' }), slot: fc.bigInt(INT64),
+      labels: fc.array(fc.tuple(fc.string({ unit: 'grapheme' }), fc.string()), { maxLength: 5 }),
+      addresses: fc.array(fc.string(), { maxLength: 5 }), data: fc.uint8Array(), seconds: fc.bigInt(INT64),
     }), { minLength: 1, maxLength: 12 }), fc.integer({ min: 200, max: 4_000 }), (tasks, bytesMax) => {
       const actions = tasks.map(({ id, serviceId, slot, labels, addresses, data, seconds }) => createAction('task', create(TaskSchema, {
         id, serviceId, slot: BigInt.asUintN(64, slot), networks: [{ addresses }], status: { state: 704, timestamp: { seconds, nanos: -1 } },

@@ -134,14 +134,19 @@ export class Manager implements ManagerBackend {
     return this.leadership;
   }
 
+  /** For longer than an election takes. */
+  get leaderless(): boolean {
+    return this.consensus.leaderlessMs >= LEADERLESS_MS;
+  }
+
   /** An election, or a manager that just started, is waited for; a group without a leader is not. */
   async fresh(): Promise<boolean> {
     const { consensus } = this;
-    if (consensus.leaderlessMs >= LEADERLESS_MS) return false;
+    if (this.leaderless) return false;
     let timer: NodeJS.Timeout | undefined;
     // The leader may be lost while its answer is waited for, in this round and in the next.
     const lost = new Promise<false>((resolve) => {
-      timer = setInterval(() => consensus.leaderlessMs < LEADERLESS_MS || resolve(false), LEADERLESS_LOOK_MS);
+      timer = setInterval(() => !this.leaderless || resolve(false), LEADERLESS_LOOK_MS);
     });
     const confirmed = await Promise.race([consensus.barrier(), lost]);
     clearInterval(timer);

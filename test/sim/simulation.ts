@@ -1,46 +1,18 @@
 // One simulated run: a group that one member begins and others join, clients, faults for a while, then peace, in which it
 // must come to rest: a leader, equal replicas, and operations that are answered. All of it from one seed.
 
-import { RaftNode } from '../../src/core/raft/raft.js';
-import { readLog } from '../../src/io/raftlog/check.js';
-import { Store } from '../../src/core/store/store.js';
-import { Prng } from '../../src/lib/prng.js';
-import { Checker, Violation, digest } from './checker.js';
+import type { RaftNode } from '../../src/core/raft/raft.js';
+import { Violation } from './checker.js';
 import { Client } from './clients.js';
-import { Clock } from './clock.js';
 import { Faults } from './faults.js';
 import { Host } from './host.js';
-import { Hasher } from './hashing.js';
 import type { ReadLog } from './logimage.js';
-import { SimNetwork } from './network.js';
-import { Shared } from './shared.js';
-import type { Mark, ShellBug, World } from './world.js';
+import { newWorld, outcomeOf, type Mark, type Outcome, type RunOptions, type ShellBug, type World } from './world.js';
 
-export interface Options {
-  readonly seed: number;
-  /** Simulated, with faults. */
-  readonly minutes: number;
+export interface Options extends RunOptions {
   readonly raftClass?: typeof RaftNode;
   readonly readLog?: ReadLog;
   readonly bugs?: readonly ShellBug[];
-  /** What replicas share is frozen: slower. */
-  readonly checked?: boolean;
-  readonly trace?: (text: string) => void;
-}
-
-export interface Outcome {
-  readonly seed: number;
-  /** The same seed gives the same. */
-  readonly hash: string;
-  readonly simulatedMs: number;
-  readonly events: number;
-  readonly messages: number;
-  readonly entries: bigint;
-  readonly terms: number;
-  readonly operations: number;
-  readonly faults: number;
-  /** How often what happened: a run in which nothing goes wrong proves nothing. */
-  readonly marks: ReadonlyMap<Mark, number>;
 }
 
 /** A few dozen election timeouts. */
@@ -48,17 +20,12 @@ const REST_MS = 8_000;
 /** How much of what each does is reads, and how often it wanders. The faithful reader stays with a leader that was replaced. */
 const CLIENTS = [[1, 0.02], [0.3, 0.3], [0.3, 0.3], [0.1, 0.1]] as const;
 
-export function simulate(options: Options): Outcome {
-  const random = new Prng(BigInt(options.seed));
-  const clock = new Clock();
-  const hasher = new Hasher();
+export function simulate(options: Options): Outcome<Mark> {
+  const { raftClass, readLog, bugs } = options;
   const world: World = {
-    clock, random, network: new SimNetwork(clock, random), checker: new Checker(hasher), hasher,
-    shared: new Shared(hasher, options.checked === true), hosts: new Map(),
-    raftClass: options.raftClass ?? RaftNode, storeClass: Store, readLog: options.readLog ?? readLog, bugs: new Set(options.bugs ?? []),
-    marks: new Map(), scale: 1, snapshotScale: 1,
-    trace: options.trace === undefined ? undefined : (text) => options.trace?.(`${(clock.nowMs / 1000).toFixed(3)} ${text}`),
+    ...newWorld(options), bugs: new Set(bugs ?? []), ...(raftClass === undefined ? {} : { raftClass }), ...(readLog === undefined ? {} : { readLog }),
   };
+  const { clock, random } = world;
   begin(world, random.pick([1, 3, 3, 3, 5]));
   const floors = new Map<string, bigint>();
   const clients = CLIENTS.map(([readRate, wanderRate], i) => new Client(world, `client${i + 1}`, floors, readRate, wanderRate));
@@ -78,12 +45,7 @@ export function simulate(options: Options): Outcome {
   if (faults.repair.open !== undefined) throw new Violation(`${faults.repair.open}; ${describe(world)}`);
   atRest(world);
   const operations = clients.reduce((sum, { stats }) => sum + stats.reads + stats.writes, 0);
-  const hash = digest(world.checker.summary(), `${clock.eventCount} ${world.network.sentCount} ${operations}`);
-  return {
-    seed: options.seed, hash: hash.slice(0, 16), simulatedMs: clock.nowMs, events: clock.eventCount,
-    messages: world.network.sentCount, entries: world.checker.committedMax, terms: world.checker.terms, operations,
-    faults: faults.count, marks: world.marks,
-  };
+  return outcomeOf(world, options.seed, { operations, faults: faults.count, marks: world.marks });
 }
 
 /** As a swarm begins: one member, the others join. */

@@ -10,14 +10,11 @@ import { heard, judge, newLife, newObserver, observe, paceOf, revived } from '..
 import { expireNodes, nodeReady, nodesUnknown, taskStatuses } from '../../src/core/dispatcher/nodes.js';
 import { clusterRows, diffParts, diffRows, partsForNode, rowsForNode } from '../../src/core/network/rows.js';
 import { orchestrate } from '../../src/core/orchestrator/orchestrator.js';
-import { RaftNode } from '../../src/core/raft/raft.js';
 import { schedule } from '../../src/core/scheduler/scheduler.js';
 import { createAction } from '../../src/core/store/actions.js';
 import { awaitedRevision } from '../../src/core/store/soft.js';
 import { Store } from '../../src/core/store/store.js';
-import { readLog } from '../../src/io/raftlog/check.js';
 import type { ReadTx } from '../../src/core/store/view.js';
-import { Prng } from '../../src/lib/prng.js';
 import { durationFromMs, timestampFromMs } from '../../src/lib/time.js';
 import { CommandSchema } from '../../src/model/proto/skein_pb.js';
 import {
@@ -25,21 +22,17 @@ import {
   OrchestrationConfigSchema, type StoreAction,
 } from '../../src/model/proto/swarmkit_pb.js';
 import { ApiClient } from './api.js';
-import { Checker, Violation, digest } from './checker.js';
+import { Violation } from './checker.js';
 import { Churn } from './churn.js';
-import { Clock } from './clock.js';
 import { Faults } from './faults.js';
 import { EPOCH_MS, type Host } from './host.js';
 import { PERIOD_MS, SimManager } from './manager.js';
-import { Hasher } from './hashing.js';
-import { SimNetwork } from './network.js';
 import { nodeObject } from './nodegroup.js';
-import { Shared } from './shared.js';
 import { atRest, begin, describe, replicaBehind } from './simulation.js';
 import { notReached } from './wanted.js';
 import { SwarmChecker, type SwarmMark } from './swarm-checker.js';
 import { SimWorker } from './worker.js';
-import type { Mark, World } from './world.js';
+import { newWorld, outcomeOf, type Mark, type Outcome, type RunOptions, type World } from './world.js';
 
 export const CORE = {
   decide, allocate, expireNodes, nodeReady, nodesUnknown, taskStatuses, clusterRows, diffParts, diffRows, partsForNode, rowsForNode, orchestrate, schedule,
@@ -65,27 +58,9 @@ export interface SwarmWorld extends World {
   readonly newest: () => ReadTx;
 }
 
-export interface SwarmOptions {
-  readonly seed: number;
-  readonly minutes: number;
+export interface SwarmOptions extends RunOptions {
   readonly core?: Core;
   readonly bugs?: readonly SwarmBug[];
-  /** What replicas share is frozen: slower. */
-  readonly checked?: boolean;
-  readonly trace?: (text: string) => void;
-}
-
-export interface SwarmOutcome {
-  readonly seed: number;
-  readonly hash: string;
-  readonly simulatedMs: number;
-  readonly events: number;
-  readonly messages: number;
-  readonly entries: bigint;
-  readonly terms: number;
-  readonly operations: number;
-  readonly faults: number;
-  readonly marks: ReadonlyMap<SwarmMark | Mark, number>;
 }
 
 const REST_MS_MAX = 120_000;
@@ -101,12 +76,10 @@ const STALL_MS_MAX = 5_000;
 const SCALE = 20;
 const SNAPSHOT_SCALE = 4;
 
-function newWorld(options: SwarmOptions): SwarmWorld {
-  const random = new Prng(BigInt(options.seed));
-  const clock = new Clock();
-  const hasher = new Hasher();
+function newSwarmWorld(options: SwarmOptions): SwarmWorld {
+  const ground = newWorld(options);
+  const { clock, random, hosts } = ground;
   const managers = new Map<bigint, SimManager>();
-  const hosts = new Map<bigint, Host>();
   const managerOf = (host: Host): SimManager => {
     let manager = managers.get(host.id);
     if (manager === undefined || manager.host !== host) managers.set(host.id, manager = new SimManager(world, host));
@@ -116,11 +89,7 @@ function newWorld(options: SwarmOptions): SwarmWorld {
   let numbers = 0;
   const failRates = random.pick([0, 0.02, 0.15]);
   const world: SwarmWorld & { swarmChecker: SwarmChecker; failing: boolean } = {
-    clock, random, network: new SimNetwork(clock, random), checker: new Checker(hasher), hasher,
-    shared: new Shared(hasher, options.checked === true), hosts, raftClass: RaftNode, storeClass: (options.core ?? CORE).Store,
-    readLog, bugs: new Set(),
-    marks: new Map(), scale: SCALE, snapshotScale: SNAPSHOT_SCALE, managers, workers: new Map(),
-    trace: options.trace === undefined ? undefined : (text) => options.trace?.(`${(clock.nowMs / 1000).toFixed(3)} ${text}`),
+    ...ground, storeClass: (options.core ?? CORE).Store, scale: SCALE, snapshotScale: SNAPSHOT_SCALE, managers, workers: new Map(),
     core: options.core ?? CORE, swarmBugs: new Set(options.bugs ?? []), failing: true,
     swarmChecker: undefined as unknown as SwarmChecker,
     nowMs: () => EPOCH_MS + Math.floor(clock.nowMs),
@@ -163,8 +132,8 @@ function firstObjects(world: SwarmWorld): StoreAction[] {
   return [createAction('cluster', cluster), createAction('network', ingress), ...nodes];
 }
 
-export function simulateSwarm(options: SwarmOptions): SwarmOutcome {
-  const world = newWorld(options);
+export function simulateSwarm(options: SwarmOptions): Outcome<SwarmMark | Mark> {
+  const world = newSwarmWorld(options);
   const { clock, random } = world;
   begin(world, random.pick([1, 3, 3, 3, 5]));
   const count = random.between(2, 6);
@@ -188,12 +157,9 @@ export function simulateSwarm(options: SwarmOptions): SwarmOutcome {
   rest(world, faults);
   calm(world, clients, faults);
   const operations = clients.reduce((sum, { done }) => sum + done, 0);
-  const hash = digest(world.checker.summary(), `${clock.eventCount} ${world.network.sentCount} ${operations}`);
-  return {
-    seed: options.seed, hash: hash.slice(0, 16), simulatedMs: clock.nowMs, events: clock.eventCount, messages: world.network.sentCount,
-    entries: world.checker.committedMax, terms: world.checker.terms, operations,
-    faults: faults.count + churn.count, marks: new Map<SwarmMark | Mark, number>([...world.marks, ...world.swarmChecker.marks]),
-  };
+  return outcomeOf(world, options.seed, {
+    operations, faults: faults.count + churn.count, marks: new Map<SwarmMark | Mark, number>([...world.marks, ...world.swarmChecker.marks]),
+  });
 }
 
 /** As most of the time: all is well, now and then somebody asks for a change, and nobody has a reason to stand for election. */

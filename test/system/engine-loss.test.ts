@@ -30,6 +30,7 @@ describe('an Engine killed under its tasks', { timeout: 180_000 }, () => {
   });
   after(async () => {
     if (existsSync(engineDir)) await lab.down();
+    else await lab.removeFiles();
   });
 
   test('the swarm and the traffic go on, and info says what is missing', async () => {

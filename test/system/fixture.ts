@@ -84,6 +84,11 @@ export class Lab {
     // A test that failed in the middle has not ended its load.
     await Promise.all(this.loads.map((load) => load.end()));
     unwrap(await labDown(this.plan.name));
+    await this.removeFiles();
+  }
+
+  /** Of the test itself: for one that takes its lab down on its own. */
+  async removeFiles(): Promise<void> {
     await rm(this.work, { recursive: true, force: true });
   }
 

@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { afterEach, describe, it } from 'node:test';
+import tls from 'node:tls';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { create } from '@bufbuild/protobuf';
 import { ManagerClient } from '../../src/io/grpc/client.js';
@@ -9,7 +10,8 @@ import { startGrpcServer, type Caller, type GrpcServer, type Outgoing } from '..
 import { createCsr, createRootCa, signCsr } from '../../src/io/x509/certificates.js';
 import { ok, unwrap } from '../../src/lib/result.js';
 import {
-  AckSchema, InstallResponseSchema, ManagerGroup, NetworkView, SnapshotChunkSchema, type Ack, type SnapshotChunk, type Update,
+  AckSchema, InstallResponseSchema, ManagerGroup, NetworkView, ProposeRequestSchema, ProposeResponseSchema, SnapshotChunkSchema,
+  type Ack, type SnapshotChunk, type Update,
 } from '../../src/model/proto/skein_pb.js';
 
 /** Longer than it takes until the server has seen the end of a connection. */
@@ -47,6 +49,10 @@ async function serve(waitMs: number): Promise<{ client: ManagerClient; bugs: unk
         install: async (requests: AsyncIterable<SnapshotChunk>) => {
           await read(requests);
           return create(InstallResponseSchema);
+        },
+        propose: async () => {
+          begun += 1;
+          return create(ProposeResponseSchema);
         },
       } },
     ],
@@ -92,4 +98,23 @@ describe('a stream that its peer breaks', () => {
       }
     }
   }
+});
+
+it('a connection that ends in the moment its call begins is no bug', async (t) => {
+  const { client, bugs, begun } = await serve(0);
+  const ask = (): Promise<string> => client.unary(ManagerGroup.method.propose, create(ProposeRequestSchema), 2000)
+    .then(() => 'answered', () => 'ended');
+  assert.equal(await ask(), 'answered');
+  const { getPeerCertificate } = tls.TLSSocket.prototype;
+  const ends = t.mock.method(tls.TLSSocket.prototype, 'getPeerCertificate', function certificate(this: tls.TLSSocket) {
+    this.destroy();
+    return getPeerCertificate.call(this);
+  });
+  assert.equal(await ask(), 'ended');
+  assert.ok(ends.mock.callCount() > 0);
+  ends.mock.restore();
+  assert.deepEqual(bugs, []);
+  assert.equal(begun(), 1);
+  assert.equal(await ask(), 'answered');
+  client.close();
 });

@@ -99,6 +99,8 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcS
     ...contextOptions(options.identity), requestCert: true, rejectUnauthorized: false,
     ALPNProtocols: ['h2', ...(options.links === undefined ? [] : [options.links.protocol])],
   }, (socket) => {
+    // Without a handle it has no certificate to ask for.
+    if (socket.destroyed) return;
     const { raw } = socket.getPeerCertificate();
     if (raw !== undefined && !socket.authorized) {
       socket.destroy();
@@ -171,9 +173,18 @@ function knownIdentity(certificate: Buffer): NodeIdentity | undefined {
   return identity;
 }
 
+/** Where the connection ends in the moment the call begins, grpc-js asks a certificate that is null, or a socket that is gone. */
+function connectionOf(call: AnyCall): { readonly raw: Buffer | undefined; readonly peer: string } {
+  try {
+    return { raw: call.getAuthContext().sslPeerCertificate?.raw, peer: call.getPeer() };
+  } catch {
+    throw new StreamClosed('the connection has ended');
+  }
+}
+
 function callerOf(call: AnyCall): Caller {
-  const raw = call.getAuthContext().sslPeerCertificate?.raw;
-  const address = addressOf(call.getPeer().replace(/^ipv[46]:/, '').replace(/:\d+$/, '').replace(/^\[|\]$/g, ''));
+  const { raw, peer } = connectionOf(call);
+  const address = addressOf(peer.replace(/^ipv[46]:/, '').replace(/:\d+$/, '').replace(/^\[|\]$/g, ''));
   const identity = raw === undefined ? undefined : knownIdentity(raw);
   return identity === undefined ? { identity, address } : forwarded(call.metadata, { identity, address });
 }

@@ -134,7 +134,10 @@ export class Faults {
     while (await this.lab.agentPid(node) !== 0 && Date.now() < deadline) await sleep(50);
     if (await this.lab.agentPid(node) === 0) {
       const words = (await readFile(log, 'utf8')).slice(said);
-      if (!SAYS_FULL.test(words)) this.findings.push(`${node.name} ended on a full disk and did not say so: ${words.trimEnd().split('\n').at(-1)?.slice(0, 2_000)}`);
+      if (!SAYS_FULL.test(words)) {
+        const last = words.trimEnd().split('\n').at(-1);
+        this.findings.push(`${node.name} ended on a full disk and did not say so: ${last?.slice(0, 2_000)}`);
+      }
       // What a supervisor does; a start that fails must not harm the log.
       await startAgent(this.lab.plan, node).catch(() => undefined);
     } else {

@@ -99,9 +99,7 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcS
     ...contextOptions(options.identity), requestCert: true, rejectUnauthorized: false,
     ALPNProtocols: ['h2', ...(options.links === undefined ? [] : [options.links.protocol])],
   }, (socket) => {
-    // Without a handle it has no certificate to ask for.
-    if (socket.destroyed) return;
-    const { raw } = socket.getPeerCertificate();
+    const raw = socket.destroyed ? undefined : socket.getPeerCertificate().raw;
     if (raw !== undefined && !socket.authorized) {
       socket.destroy();
       return;

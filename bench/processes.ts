@@ -1,4 +1,4 @@
-// CPU time and memory of processes, from /proc.
+// CPU time, memory and children of processes, from /proc.
 
 import { readFile } from 'node:fs/promises';
 
@@ -22,4 +22,16 @@ export async function residentMiB(pids: readonly number[]): Promise<number> {
   let pages = 0;
   for (const pid of pids) pages += Number((await readFile(`/proc/${pid}/statm`, 'utf8')).split(' ')[1]);
   return pages * PAGE_MIB / pids.length;
+}
+
+/** Of one that is gone there are none. */
+export async function childrenOf(pid: number | undefined): Promise<number[]> {
+  const text = pid === undefined ? '' : await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8').catch(() => '');
+  return text.trim().split(' ').filter((each) => each !== '').map(Number);
+}
+
+/** All that a process has started, and what these have. */
+export async function descendantsOf(pid: number | undefined): Promise<number[]> {
+  const own = await childrenOf(pid);
+  return [...own, ...(await Promise.all(own.map(descendantsOf))).flat()];
 }

@@ -8,6 +8,7 @@ import { readFile, readdir, rmdir } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { api } from '../../src/lab/dockerapi.js';
+import { childrenOf, descendantsOf } from '../processes.js';
 
 /** Everything is private to the node: what dockerd writes to /etc and /run is in memory and goes with it. */
 const ENTER = `set -e
@@ -87,12 +88,12 @@ ip link set lo up && ip addr add ${this.address}/${PREFIX_BITS} dev eth0 && ip l
   /** Its processes: dockerd and its containerd. */
   async pids(): Promise<readonly number[]> {
     const dockerd = await this.dockerd();
-    return dockerd === undefined ? [] : [dockerd, ...await named(await children(dockerd), 'containerd')];
+    return dockerd === undefined ? [] : [dockerd, ...await named(await childrenOf(dockerd), 'containerd')];
   }
 
   /** Of a process of its namespaces, by the number it has there. */
   async hostPid(inner: number): Promise<number | undefined> {
-    for (const pid of await descendants(await this.initPid())) {
+    for (const pid of await descendantsOf(await this.initPid())) {
       const numbers = /^NSpid:\s+(.*)$/m.exec(await readFile(`/proc/${pid}/status`, 'utf8').catch(() => ''))?.[1]?.split('\t') ?? [];
       if (Number(numbers[1]) === inner) return pid;
     }
@@ -157,11 +158,11 @@ ip link set lo up && ip addr add ${this.address}/${PREFIX_BITS} dev eth0 && ip l
   }
 
   private async initPid(): Promise<number | undefined> {
-    return (await children(this.init?.pid))[0];
+    return (await childrenOf(this.init?.pid))[0];
   }
 
   private async dockerd(): Promise<number | undefined> {
-    return (await named(await children(await this.initPid()), 'dockerd'))[0];
+    return (await named(await childrenOf(await this.initPid()), 'dockerd'))[0];
   }
 
   private get logFile(): string {
@@ -182,19 +183,9 @@ function kill(pid: number): void {
   }
 }
 
-async function children(pid: number | undefined): Promise<number[]> {
-  const text = pid === undefined ? '' : await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8').catch(() => '');
-  return text.trim().split(' ').filter((each) => each !== '').map(Number);
-}
-
 async function named(pids: readonly number[], program: string): Promise<number[]> {
   const lines = await Promise.all(pids.map((pid) => readFile(`/proc/${pid}/cmdline`, 'utf8').catch(() => '')));
   return pids.filter((_, i) => lines[i]?.startsWith(`${program}\0`));
-}
-
-async function descendants(pid: number | undefined): Promise<number[]> {
-  const own = await children(pid);
-  return [...own, ...(await Promise.all(own.map(descendants))).flat()];
 }
 
 /** Of containers that ended with their node. They are below each controller, or below the one tree. */

@@ -4,11 +4,12 @@ import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
-import { readFile, readdir } from 'node:fs/promises';
+import { readdir } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { createInterface } from 'node:readline';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { descendantsOf } from '../../bench/processes.js';
 import { SKEIN } from './fixture.js';
 
 const CGROUPS = '/sys/fs/cgroup';
@@ -39,7 +40,7 @@ export async function interrupted(args: readonly string[], signal: 'SIGINT' | 'S
   }))]);
   assert.equal(child.exitCode, null, `it ended before "${doing}":\n${told.join('\n')}`);
   await sleep(afterMs);
-  const processes = await descendants(child.pid as number);
+  const processes = await descendantsOf(child.pid as number);
   assert.ok(processes.length > 0);
   const from = performance.now();
   child.kill(signal);
@@ -47,11 +48,4 @@ export async function interrupted(args: readonly string[], signal: 'SIGINT' | 'S
   assert.ok(performance.now() - from < ENDS_WITHIN_MS, `${doing}: it took ${performance.now() - from} ms to end`);
   assert.deepEqual(await remains(), before, doing);
   assert.deepEqual(processes.filter((pid) => existsSync(`/proc/${pid}`)), [], doing);
-}
-
-/** All that a process has started, and what these have. */
-async function descendants(pid: number): Promise<number[]> {
-  const text = await readFile(`/proc/${pid}/task/${pid}/children`, 'utf8').catch(() => '');
-  const children = text.trim().split(' ').filter((each) => each !== '').map(Number);
-  return [...children, ...(await Promise.all(children.map(descendants))).flat()];
 }

@@ -15,7 +15,7 @@ import type {
   IPAMConfig, Network, NetworkAttachment, Node, PortConfig, Service, StoreAction, Task,
 } from '../../model/proto/swarmkit_pb.js';
 import { VNI_OPTION, attachmentConfigs, isIngress, isPredefined, occupiedBy, prefixesOf, vniOf } from '../../model/network.js';
-import { desiredOf, hostPorts, ingressPorts, stateOf, usesVip } from '../../model/task.js';
+import { hostPorts, ingressPorts, isRunnable, stateOf, usesVip } from '../../model/task.js';
 import { formatPrefix, overlaps, parsePrefix, type Prefix } from '../../lib/cidr.js';
 import { updateAction } from '../store/actions.js';
 import { releasedInMs, type Acknowledgements } from '../store/soft.js';
@@ -62,7 +62,7 @@ export function allocate(input: AllocatorInput): readonly StoreAction[] {
   const paths = decideDataPaths(view.list('node'));
   for (const node of view.list('node')) allocateNode(pass, node, paths.get(node.id) as DataPathDecision);
   for (const service of byAge(view.list('service'))) allocateService(pass, service);
-  for (const task of byAge(view.list('task').filter((each) => stateOf(each) === TaskState.NEW && desiredOf(each) <= TaskState.RUNNING))) {
+  for (const task of byAge(view.list('task').filter((each) => stateOf(each) === TaskState.NEW && isRunnable(each)))) {
     if (pass.actions.length >= ALLOCATIONS_MAX) break;
     allocateTask(pass, task);
   }

@@ -4,6 +4,7 @@
 // Keys and certificates are made outside and come in as bytes; see daemon/manager/clusterupdate.ts.
 
 import { clone, create } from '@bufbuild/protobuf';
+import { sameBytes } from '../../lib/bytes.js';
 import { newTokenSecret, type RandomBytes } from '../../lib/ids.js';
 import type { SubjectAndKey } from '../../lib/der.js';
 import {
@@ -146,10 +147,3 @@ function finished(cluster: Cluster, { digestOf, randomBytes }: RotationInput): C
   });
   return next;
 }
-
-function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
-  if (a.length !== b.length) return false;
-  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
-  return true;
-}
-

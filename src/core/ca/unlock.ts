@@ -1,6 +1,7 @@
 // What a manager does when the swarm's unlock key is another than the one its own keys are sealed with. The version is
 // that of the cluster object: a manager that is behind must not fall back to a key that was replaced.
 
+import { sameBytes } from '../../lib/bytes.js';
 import { unlockKeyOf } from '../../model/cluster.js';
 import type { Cluster } from '../../model/proto/swarmkit_pb.js';
 
@@ -26,5 +27,5 @@ export function lockChange(own: OwnLock, cluster: Cluster | undefined): LockChan
 
 function sameKey(a: Uint8Array | undefined, b: Uint8Array | undefined): boolean {
   if (a === undefined || b === undefined) return a === b;
-  return a.length === b.length && a.every((byte, i) => byte === b[i]);
+  return sameBytes(a, b);
 }

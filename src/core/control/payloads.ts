@@ -1,6 +1,7 @@
 // Secrets and configs: the same rules but for size and words. Their data never changes; labels may.
 
 import { clone, create } from '@bufbuild/protobuf';
+import { sameBytes } from '../../lib/bytes.js';
 import type { Result } from '../../lib/result.js';
 import {
   ConfigSchema, SecretSchema, type ConfigSpec, type SecretSpec, type Service,
@@ -47,10 +48,6 @@ export function createPayload(
     ? createAction('secret', create(SecretSchema, { id, spec: spec as SecretSpec }))
     : createAction('config', create(ConfigSchema, { id, spec: spec as ConfigSpec }));
   return change([action], id);
-}
-
-function sameBytes(a: Uint8Array, b: Uint8Array): boolean {
-  return a.length === b.length && a.every((byte, i) => byte === b[i]);
 }
 
 export function updatePayload(view: ReadTx, kind: PayloadKind, request: PayloadUpdate): Result<Change<void>> {

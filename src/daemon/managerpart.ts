@@ -30,7 +30,9 @@ export class ManagerPart {
   private changing: Promise<void> = Promise.resolve();
   /** The host that asks whether its group still has it. */
   private asking: ManagerHost | undefined;
-  /** With the agent, or on leaving: nothing is begun any more. */
+  /** What the swarm last said of this node. */
+  private lastTold: Node | undefined;
+  /** With the agent, on leaving, or while its group is begun anew: nothing is begun any more. */
   private closed = false;
   private readonly options: ManagerPartOptions;
 
@@ -57,6 +59,7 @@ export class ManagerPart {
       saveState: (next) => record.save(next),
       identity: () => record.serverIdentity(),
       credentials: () => record.credentials(),
+      wanted: () => record.hasRole('swarm-manager'),
       onKeyExposed,
       onStale: (reason) => this.change(() => this.becomeUnfit(reason)),
       logger,
@@ -71,28 +74,45 @@ export class ManagerPart {
     await this.host?.close();
   }
 
-  /** Closed, and none any more. */
+  /** Closed, and none any more until start(); no change of it is under way. */
   async end(): Promise<void> {
-    await this.host?.close();
+    // It may be waiting for a group that does not answer.
+    if (this.host?.starting === true) await this.host.close();
+    await this.changing;
+    this.closed = true;
+    await this.drop();
+  }
+
+  private async drop(): Promise<void> {
+    const { host } = this;
     this.host = undefined;
+    await host?.close();
   }
 
   /** Out of its group for good. */
   async leave(): Promise<void> {
     this.closed = true;
     await this.host?.leave();
+    await this.changing;
   }
 
+  /** Of the swarm that was left. */
   forget(): void {
     this.host = undefined;
+    this.lastTold = undefined;
+    this.closed = false;
   }
 
   /** The node's certificate or its trust root changed. */
   follow(): void {
     this.host?.setIdentity();
-    const isManager = this.options.record.hasRole('swarm-manager');
-    if (isManager && this.host === undefined) this.takeUp();
-    if (!isManager && this.host !== undefined) this.change(() => this.becomeWorker());
+    this.matchRole();
+  }
+
+  /** Its certificate says what the node is. Its state may say otherwise: an agent that ended between the two. */
+  matchRole(): void {
+    // In the background: the group may take its time. By what the certificate says then.
+    this.change(() => (this.options.record.hasRole('swarm-manager') ? this.becomeManager() : this.becomeWorker()));
   }
 
   /**
@@ -100,22 +120,23 @@ export class ManagerPart {
    * be a manager, but is in no group: it asks for its place anew.
    */
   told(node: Node | undefined): void {
-    const { host, options: { record, onBug } } = this;
-    const raftId = record.state?.raftId ?? '';
-    if (host === undefined || raftId === '' || this.asking === host || !record.hasRole('swarm-manager')) return;
-    if (node?.role !== NodeRole.MANAGER || node.spec?.desiredRole !== NodeRole.MANAGER) return;
-    if (node.managerStatus?.raftId === BigInt(raftId)) return;
+    const { host } = this;
+    this.lastTold = node;
+    if (host === undefined || this.asking === host || !this.isMisplaced()) return;
     this.asking = host;
-    host.newPlace().then((place) => {
+    host.newPlace(() => this.isMisplaced()).then((place) => {
       // What is said meanwhile of the new place is no reason to ask again.
       if (place === undefined) this.asking = undefined;
       else this.change(() => this.rejoin(host, place));
-    }).catch(onBug);
+    }).catch(this.options.onBug);
   }
 
-  /** In the background: the group may take its time. */
-  takeUp(): void {
-    this.change(() => this.becomeManager());
+  /** A manager, and to be one; but the group counts another member as it, or none. */
+  private isMisplaced(): boolean {
+    const { lastTold, options: { record } } = this;
+    const raftId = record.state?.raftId ?? '';
+    return raftId !== '' && record.hasRole('swarm-manager') && lastTold?.role === NodeRole.MANAGER
+      && lastTold.spec?.desiredRole === NodeRole.MANAGER && lastTold.managerStatus?.raftId !== BigInt(raftId);
   }
 
   private change(work: () => Promise<void>): void {
@@ -126,17 +147,17 @@ export class ManagerPart {
     });
   }
 
-  /** This node has a manager's certificate and no part in the group. */
+  /** This node has a manager's certificate; perhaps no part in the group. */
   private async becomeManager(): Promise<void> {
     const { record, record: { state }, logger } = this.options;
-    if (state === undefined || this.host !== undefined || state.unfit !== undefined) return;
-    const next: SwarmState = { ...state, role: 'manager', raftId: '' };
+    if (state === undefined || this.host !== undefined || state.unfit !== undefined || this.closed) return;
+    const next: SwarmState = { ...state, role: 'manager', raftId: '', begun: false };
     await record.save(next);
     try {
       await this.start(next, ROLE_TIMEOUT_MS);
       logger.info('this node is a manager now');
     } catch (error) {
-      await this.end();
+      await this.drop();
       throw error;
     }
   }
@@ -145,6 +166,9 @@ export class ManagerPart {
   private async rejoin(host: ManagerHost, place: Place): Promise<void> {
     const { record, logger } = this.options;
     const over = (): boolean => this.closed || this.host !== host;
+    if (over() || record.state === undefined) return;
+    // An agent that ends meanwhile has an empty log, and asks again; it neither founds a swarm nor misses what is gone.
+    await record.save({ ...record.state, joined: true, begun: false });
     if (over()) return;
     await host.discard();
     const { state } = record;
@@ -155,19 +179,20 @@ export class ManagerPart {
     try {
       await this.start(next, 0);
     } catch (error) {
-      await this.end();
+      await this.drop();
       throw error;
     }
     logger.warn('this manager had been taken out of its group: it has a new place in it');
   }
 
-  /** This node was demoted: it is out of the group already. */
+  /** This node has a worker's certificate. Was it a manager, then it is out of the group already, or was never let in. */
   private async becomeWorker(): Promise<void> {
     const { host, options: { record, record: { state }, logger } } = this;
-    if (state === undefined || host === undefined) return;
-    await record.save({ ...state, role: 'worker', raftId: '', managers: state.managers.filter(({ nodeId }) => nodeId !== state.nodeId) });
+    if (state === undefined || state.role !== 'manager' || this.closed) return;
+    const managers = state.managers.filter(({ nodeId }) => nodeId !== state.nodeId);
+    await record.save({ ...state, role: 'worker', raftId: '', begun: false, managers });
     this.host = undefined;
-    await host.discard();
+    await (host?.discard() ?? record.files.dropLog());
     await record.files.dropManagerKeys();
     logger.info('this node is no manager any more');
   }

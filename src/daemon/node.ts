@@ -9,12 +9,14 @@ import { AppFailure, expectedFailure, fail, ok, unwrap, type Result } from '../l
 import { NodeRole, type SessionMessage } from '../model/proto/swarmkit_pb.js';
 import type { DataPlane } from '../platform/dataplane.js';
 import type { Executor } from '../platform/executor.js';
+import { RaftLogDamaged } from '../io/raftlog/raftlog.js';
 import { MANAGEMENT_PORT, addressTowards, addressesNow, nodeAddresses, parseHostPort, type NodeAddresses } from './addresses.js';
-import { foundSwarm, newRaftId } from './founding.js';
+import { foundSwarm } from './founding.js';
 import { JOIN_TIMEOUT, joinByFirst } from './joining.js';
 import { hostOf } from './manager/bootstrap.js';
-import { demoteOthers, forceNewGroup } from './manager/forcenew.js';
+import { leaveRefusal } from './leaving.js';
 import { ManagerPart } from './managerpart.js';
+import { beginAnew, forceRefusal } from './newcluster.js';
 import { NodeRecord } from './noderecord.js';
 import type { AgentOptions } from './options.js';
 import { Renewal } from './renewal.js';
@@ -47,6 +49,8 @@ export class SkeinNode implements NodeBackend {
   private renewal: Renewal | undefined;
   /** init, join and leave exclude each other. */
   private changing = false;
+  /** Its group is begun anew. */
+  private forcing = false;
 
   constructor(parts: NodeParts) {
     this.parts = parts;
@@ -68,11 +72,24 @@ export class SkeinNode implements NodeBackend {
     if (state !== undefined && record.refused === undefined) {
       const taking = record.locked ? this.startWorker(state) : this.run(state);
       this.takingUp = taking.catch(() => undefined); // Whoever started it has the failure.
-      await taking;
+      await taking.catch((error: unknown) => this.refuseLog(error));
     }
     // What a forced leave has left behind belongs to no swarm.
     const left = record.inSwarm ? '' : await removeTasks(this.executor);
     if (left !== '') this.parts.logger.error({ tasks: left }, 'tasks of a swarm this node has left could not be removed');
+  }
+
+  private async refuseLog(error: unknown): Promise<void> {
+    if (!(error instanceof RaftLogDamaged)) throw error;
+    this.parts.logger.error({ error: error.message }, 'swarm component could not be started');
+    await this.standAside(error.message);
+  }
+
+  /** No part in the swarm, which the API tells: it can be left. Its tasks go on. */
+  private async standAside(problem: string): Promise<void> {
+    this.record.refused = problem;
+    await this.part.end();
+    await this.endWorker();
   }
 
   /** Stops the agent; tasks, data plane and state stay. */
@@ -148,7 +165,7 @@ export class SkeinNode implements NodeBackend {
     await this.startWorker(state);
     this.connect(state);
     // From here on a restart finds the swarm.
-    await this.record.save(state);
+    await this.record.save({ ...state, begun: true });
     const problem = await (this.worker as unknown as Worker).waitConnected(JOIN_TIMEOUT_MS);
     if (problem !== '') this.parts.logger.error({ problem }, 'the manager\'s own session does not stand yet');
     return ok(state.nodeId);
@@ -164,44 +181,32 @@ export class SkeinNode implements NodeBackend {
 
   /** This manager goes on alone with what it knows; its tasks, and its session as a worker, are not touched. */
   private async forceNewCluster(request: InitRequest): Promise<Result<string>> {
-    const { record, record: { state, files } } = this;
-    if (record.locked) return fail('unavailable', LOCKED);
-    if (state === undefined || (record.refused !== undefined && state.unfit === undefined)) {
-      return fail('failed_precondition', record.refused ?? '');
-    }
-    if (state.role !== 'manager' || state.raftId === '') {
-      return fail('failed_precondition', 'This node is not a swarm manager: only a manager has the state to begin a new cluster from.');
-    }
+    const { record, record: { state, refused } } = this;
+    const refusal = forceRefusal(record);
+    if (refusal !== undefined || state === undefined) return refusal ?? fail('failed_precondition', '');
     const asked = request.advertiseAddr === '' ? state.advertiseAddr : request.advertiseAddr;
     const addresses = this.addresses(asked, request.dataPathAddr === '' ? state.dataPathAddr : request.dataPathAddr, MANAGEMENT_PORT);
     if (!addresses.ok) return addresses;
-    this.changing = true;
+    this.changing = this.forcing = true;
     try {
+      // What was under way is done then: it may have made a worker of this node.
       await this.part.end();
-      const raftId = newRaftId();
-      const { advertiseAddr } = addresses.value;
-      const { group: _others, unfit: _past, ...kept } = state;
-      const next: SwarmState = {
-        ...kept, advertiseAddr, raftId: raftId.toString(), joined: true, managers: [{ nodeId: state.nodeId, addr: advertiseAddr }],
-      };
-      const keys = await files.raftKeys();
-      await forceNewGroup({
-        directory: files.raftDir, dek: keys.current, pendingDek: keys.pending, raftId, nodeId: state.nodeId, advertiseAddr,
-      });
-      await record.save(next);
-      const manager = await this.part.start(next, 0);
-      unwrap(await manager.commit((view) => ok({ actions: demoteOthers(view, state.nodeId), value: undefined })));
-      record.refused = undefined;
-      if (state.unfit === undefined) this.worker?.reconnect();
-      else await this.takeUp(next);
-      return ok(state.nodeId);
-    } catch (error) {
-      const failure = expectedFailure(error);
-      if (failure === undefined) throw error;
-      return { ok: false, error: failure.toError() };
+      const failed = forceRefusal(record) ?? await beginAnew(record, this.part, addresses.value);
+      await this.goOn(record.state ?? state, failed === undefined ? undefined : refused);
+      return failed ?? ok(state.nodeId);
     } finally {
-      this.changing = false;
+      this.changing = this.forcing = false;
     }
+  }
+
+  /** With the group begun anew; or, where that failed, as before, as far as it can be. */
+  private async goOn(state: SwarmState, refused: string | undefined): Promise<void> {
+    const problem = unfitProblem(state) ?? refused;
+    if (problem !== undefined) return this.standAside(problem);
+    this.record.refused = undefined;
+    if (state.role === 'manager' && this.part.manager === undefined) await this.part.start(state, 0);
+    if (this.worker === undefined) await this.takeUp(state);
+    else this.worker.reconnect();
   }
 
   private async join(request: JoinRequest): Promise<Result<void>> {
@@ -255,15 +260,8 @@ export class SkeinNode implements NodeBackend {
 
   async swarmLeave(force: boolean): Promise<Result<void>> {
     if (!this.record.inSwarm || this.changing) return fail('unavailable', 'This node is not part of a swarm');
-    if (this.record.locked && !force) {
-      return fail('unavailable', 'Swarm is encrypted and locked. Please unlock it first or use `--force` to ignore this message.');
-    }
-    if (this.record.state?.role === 'manager' && !force) {
-      const managers = this.part.manager?.view().list('node').filter((node) => node.managerStatus !== undefined) ?? [];
-      const last = managers.length <= 1
-        ? ' Removing the last manager erases all current state of the swarm. Use `--force` to ignore this message.' : ' Use `--force` to suppress this message.';
-      return fail('unavailable', `You are attempting to leave the swarm on a node that is participating as a manager.${last}`);
-    }
+    const refusal = force ? undefined : leaveRefusal(this.record, this.part);
+    if (refusal !== undefined) return refusal;
     this.changing = true;
     try {
       return await this.leave(force);
@@ -317,10 +315,10 @@ export class SkeinNode implements NodeBackend {
   }
 
   private async run(state: SwarmState): Promise<void> {
+    if (state.role === 'manager' && state.raftId !== '' && this.record.hasRole('swarm-manager')) await this.part.start(state, 0);
+    await this.takeUp(this.record.state ?? state);
     // One whose place in the group was never given asks for it in the background, with its tasks running.
-    if (state.role === 'manager' && state.raftId !== '') await this.part.start(state, 0);
-    await this.takeUp(state);
-    if (state.role === 'manager' && state.raftId === '') this.part.takeUp();
+    this.part.matchRole();
   }
 
   /** The worker's half, which may run already without a session. */
@@ -364,6 +362,7 @@ export class SkeinNode implements NodeBackend {
     this.worker?.connect();
     this.renewal = new Renewal({
       credentials: () => this.record.credentials(),
+      hasRole: (role) => this.record.hasRole(role),
       managers: () => (this.record.state ?? state).managers.map(({ addr }) => addr),
       onRenewed: (certificates) => this.adopt(certificates),
       logger: this.parts.logger,
@@ -376,11 +375,11 @@ export class SkeinNode implements NodeBackend {
   /** The manager's list of managers is complete; an empty one is ignored (a node without managers is lost). */
   private onSession(message: SessionMessage): void {
     const { record, record: { state } } = this;
-    if (state === undefined) return;
+    // Of the group that is given up: its managers are none any more.
+    if (state === undefined || this.forcing) return;
     const root = Buffer.from(message.RootCA).toString();
     if (record.acceptsRoot(root)) this.adopt({ rootCa: root }).catch(this.parts.onBug);
-    const role = message.node?.role === NodeRole.MANAGER ? 'swarm-manager' : 'swarm-worker';
-    if (message.node !== undefined && !record.hasRole(role)) this.renewal?.rotate();
+    if (message.node !== undefined) this.renewal?.told(message.node.role === NodeRole.MANAGER ? 'swarm-manager' : 'swarm-worker');
     this.part.told(message.node);
     const managers = message.managers.flatMap(({ peer }) => peer === undefined || peer.addr === '' ? [] : [{ nodeId: peer.nodeId, addr: peer.addr }]);
     if (managers.length === 0 || JSON.stringify(managers) === JSON.stringify(state.managers)) return;

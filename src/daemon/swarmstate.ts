@@ -29,6 +29,8 @@ export interface SwarmState {
   readonly managers: readonly { readonly nodeId: string; readonly addr: string }[];
   /** A manager that did not begin the group: its log tells who is in it. */
   readonly joined?: boolean;
+  /** A manager whose log has held the state of the swarm: without it, it is not the member it was. */
+  readonly begun?: boolean;
   /** Of a manager that joined: the members there were, until its log tells. */
   readonly group?: readonly { readonly raftId: string; readonly nodeId: string; readonly addr: string }[];
   /** Of a manager that must not go on as the member it was: why. Until it goes on alone. */
@@ -66,6 +68,11 @@ export class SwarmFiles {
 
   get raftDir(): string {
     return path.join(this.directory, 'raft');
+  }
+
+  /** Of a node that is no member any more, or not yet. */
+  dropLog(): Promise<void> {
+    return rm(this.raftDir, { recursive: true, force: true });
   }
 
   get workerDir(): string {

@@ -7,6 +7,8 @@ import type { Network, NetworkAttachmentConfig, Node, Service } from './proto/sw
 
 /** RFC 7348, section 8: where tunnels are sent when the swarm was not told another port. */
 export const VXLAN_PORT = 4789;
+/** RFC 7348, section 5: 24 bits. */
+export const VNI_MAX = 2 ** 24 - 1;
 export const VNI_OPTION = 'com.docker.network.driver.overlay.vxlanid_list';
 export const PREDEFINED_LABEL = 'com.docker.swarm.predefined';
 

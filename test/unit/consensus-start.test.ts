@@ -39,7 +39,7 @@ async function logOf(entries: readonly Entry[], commit: bigint): Promise<string>
 
 async function started(directory: string): Promise<bigint> {
   const consensus = await Consensus.open({
-    directory, dek: KEY, raftId: OWN, nodeId: 'n1', advertiseAddr: NOBODY, founder: true, seeds: [],
+    directory, dek: KEY, raftId: OWN, nodeId: 'n1', advertiseAddr: NOBODY, founder: true, begun: false, seeds: [],
     credentials: () => ({ rootCa: undefined, key: undefined, certificate: undefined, serverName: 'swarm-manager' }),
     logger: pino({ level: 'silent' }), onStale: (reason) => { throw new Error(reason); }, onCrash: (error) => { throw error; },
   });

@@ -6,6 +6,7 @@ import { test } from 'node:test';
 import { create } from '@bufbuild/protobuf';
 import { updateCluster } from '../../src/core/control/cluster.js';
 import { createNetwork, removeNetwork } from '../../src/core/control/networks.js';
+import { VNI_OPTION } from '../../src/model/network.js';
 import { removeNode, updateNode } from '../../src/core/control/nodes.js';
 import { createPayload, removePayload, updatePayload } from '../../src/core/control/payloads.js';
 import { createService, removeService } from '../../src/core/control/services.js';
@@ -59,6 +60,13 @@ test('networks: refusals', () => {
   assert.match(refusal(network('x', { driver: 'macvlan' })), /only overlay networks/);
   assert.match(refusal(network('host')), /predefined host network/);
   // Refused, not accepted and then silently dead.
+  const vni = (text: string): NetworkSpec => create(NetworkSpecSchema, {
+    ...network('x'), driverConfig: create(DriverSchema, { name: 'overlay', options: toPairs({ [VNI_OPTION]: text }) }),
+  });
+  for (const text of ['abc', '', '0', '-1', '1.5', '16777216', '4097,x']) {
+    const wrong = text.split(',').at(-1) ?? '';
+    assert.ok(refusal(vni(text)).includes(`invalid vxlan id value "${wrong}" passed: `), text);
+  }
   const encrypted = create(DriverSchema, { name: 'overlay', options: toPairs({ encrypted: '' }) });
   assert.match(refusal(create(NetworkSpecSchema, { ...network('x'), driverConfig: encrypted })), /encrypted overlay networks are not supported yet/);
   assert.match(refusal(create(NetworkSpecSchema, { ...network('x'), ipv6Enabled: true })), /IPv6 in overlay networks is not supported yet/);

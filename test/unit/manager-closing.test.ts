@@ -36,7 +36,7 @@ describe('a manager closed while it starts', () => {
     for (let turns = 0; turns < 40; turns++) {
       const host = new ManagerHost({
         files, state: () => state, saveState: async () => undefined, identity: () => ({ key, certificate, rootCa }),
-        credentials: () => ({ key, certificate, rootCa, serverName: 'swarm-manager' }), onKeyExposed: () => undefined,
+        credentials: () => ({ key, certificate, rootCa, serverName: 'swarm-manager' }), onKeyExposed: () => undefined, wanted: () => true,
         onStale: (reason) => assert.fail(reason), logger: pino({ level: 'silent' }), onBug: (error) => { throw error; },
       });
       const starting = host.start(0).catch((error: unknown) => error);

@@ -15,6 +15,8 @@ interface Member {
   readonly drained?: boolean;
   /** Its node is to be a worker. */
   readonly demoted?: boolean;
+  /** It is one already: it was demoted while it joined. */
+  readonly worker?: boolean;
   /** It is in the group, and its node is not in the store. */
   readonly gone?: boolean;
   readonly silent?: boolean;
@@ -28,10 +30,11 @@ function group(...members: Member[]): GroupInput {
   const known: RaftMember[] = members.map((_, index) => create(RaftMemberSchema, {
     raftId: BigInt(index + 1), nodeId: `n${index + 1}`, addr: `192.0.2.${index + 1}:2377`,
   }));
-  world.apply(members.flatMap(({ gone, drained, demoted }, index) => (gone === true ? [] : [createAction('node', create(NodeSchema, {
-    id: `n${index + 1}`, role: NodeRole.MANAGER,
+  world.apply(members.flatMap(({ gone, drained, demoted, worker }, index) => (gone === true ? [] : [createAction('node',
+    create(NodeSchema, {
+    id: `n${index + 1}`, role: worker === true ? NodeRole.WORKER : NodeRole.MANAGER,
     spec: create(NodeSpecSchema, {
-      desiredRole: demoted === true ? NodeRole.WORKER : NodeRole.MANAGER,
+      desiredRole: demoted === true || worker === true ? NodeRole.WORKER : NodeRole.MANAGER,
       availability: drained === true ? Availability.DRAIN : Availability.ACTIVE,
     }),
   }))])));
@@ -43,7 +46,7 @@ function group(...members: Member[]): GroupInput {
       id: 1n, commit: 5000n,
       confState: { voters: members.flatMap(({ learner }, index) => (learner === true ? [] : [BigInt(index + 1)])) },
       progress: members.map(({ learner, silent, match }, index) => ({
-        member: BigInt(index + 1), learner: learner === true, active: silent !== true, match: match ?? 5000n,
+        member: BigInt(index + 1), learner: learner === true, heard: silent !== true, match: match ?? 5000n,
       })),
     },
   };
@@ -85,6 +88,8 @@ test('who is demoted or gone is taken out, unless those left and heard from are 
   assert.equal(removed(decideGroup(group({}, { demoted: true }, {}))), 2n);
   assert.equal(removed(decideGroup(group({}, {}, { gone: true, silent: true }))), 3n);
   assert.equal(removed(decideGroup(group({}, { demoted: true }, { silent: true }))), undefined);
+  assert.equal(removed(decideGroup(group({}, {}, { worker: true }))), 3n);
+  assert.equal(removed(decideGroup(group({}, {}, { worker: true, silent: true }))), 3n);
   // Itself last of all: another one does that.
   assert.equal(removed(decideGroup(group({ demoted: true }, {}, {}))), undefined);
 });
@@ -94,7 +99,11 @@ test('a learner votes once it has caught up, and only while it is heard from and
   assert.equal(change({ match: 3999n }), undefined);
   assert.equal(change({ match: 4000n })?.kind, 'addNode');
   assert.equal(change({ match: 5000n, silent: true }), undefined);
+  const young = group({}, { learner: true, match: 0n });
+  assert.equal(decideGroup({ ...young, status: { ...young.status, commit: 20n } }).change, undefined);
   assert.equal(change({ demoted: true })?.kind, 'removeNode');
+  assert.equal(change({ worker: true })?.kind, 'removeNode');
+  assert.equal(change({ worker: true, match: 10n })?.kind, 'removeNode');
 });
 
 test('before anything else the group learns who and where this manager is', () => {

@@ -6,7 +6,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { create } from '@bufbuild/protobuf';
 import { clusterRows, diffParts, diffRows, hostPortRows, partsForNode, rowsForNode, type Parts } from '../../src/core/network/rows.js';
-import { addressOf, vniOf } from '../../src/model/network.js';
+import { VNI_OPTION, addressOf, vniOf } from '../../src/model/network.js';
 import { PortConfig_Protocol as Protocol, PortConfig_PublishMode as Mode } from '../../src/model/proto/swarmkit_pb.js';
 import { RowSchema, type Row } from '../../src/model/proto/skein_pb.js';
 import { Swarm, TaskState, addressesOf } from './harness.js';
@@ -53,6 +53,15 @@ describe('rows of a node', () => {
     assert.deepEqual(service.backends.map((b) => [b.address, b.draining]).sort(), [[address(0), false], [address(1), false]].sort());
     const idle = swarm.store.list('node').map((n) => n.id).find((n) => !tasks.some((task) => task.nodeId === n)) as string;
     assert.deepEqual([...rows(swarm, idle).keys()].filter((key) => key.includes(`/${vni}`)), []);
+  });
+
+  it('hold what is common to all beside a network of any number', () => {
+    const swarm = new Swarm({ nodes: 1 });
+    const none = swarm.addNetwork('none', { options: { [VNI_OPTION]: '0' } });
+    swarm.addService('web', { replicas: 1, networks: [none] });
+    swarm.settle();
+    const keys = [...rows(swarm, 'n1').keys()];
+    assert.ok(keys.includes('net/0') && keys.includes('node/n1'), keys.join());
   });
 
   it('hold the published port and every node everywhere', () => {

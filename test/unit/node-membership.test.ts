@@ -9,6 +9,7 @@ import { pino } from 'pino';
 import { startApi } from '../../src/api/server.js';
 import { updateAction } from '../../src/core/store/actions.js';
 import { addressTowards } from '../../src/daemon/addresses.js';
+import type { Consensus } from '../../src/daemon/manager/consensus.js';
 import { AppFailure, ok, unwrap } from '../../src/lib/result.js';
 import { NodeRole, NodeSchema, NodeStatus_State, RaftMemberStatus_Reachability } from '../../src/model/proto/swarmkit_pb.js';
 import { testNodes, type TestNode } from '../support/test-node.js';
@@ -95,6 +96,7 @@ describe('a manager', () => {
     await eventually('in the group again', 40_000, async () => {
       assert.equal(reachable(leader), 3);
       assert.equal(reachable(third), 3, 'it sees the group as it is');
+      assert.notEqual(third.node.manager()!.view().get('node', nodeId)?.managerStatus?.raftId, before, 'and not as it was');
     });
     assert.notEqual(seen()?.managerStatus?.raftId, before, 'under another id');
     await third.service('late', 1);
@@ -113,9 +115,11 @@ describe('a leader that loses its group', () => {
     unwrap(await leader.init());
     const other = await make();
     unwrap(await other.join(leader, { joinToken: leader.node.manager()!.view().cluster()!.rootCa!.joinTokens!.manager }));
-    await eventually('two voters', 10_000, async () => assert.equal(await leader.node.manager()!.fresh(), true));
-    await other.node.close();
     const manager = leader.node.manager()!;
+    const { consensus } = manager as unknown as { consensus: Consensus };
+    await eventually('two voters', 10_000, async () => assert.equal(consensus.status.confState.voters.length, 2));
+    assert.equal(await manager.fresh(), true);
+    await other.node.close();
     const started = performance.now();
     // The second one waits for the end of the first one's round, and then for its own.
     assert.deepEqual(await Promise.all([manager.fresh(), manager.fresh()]), [false, false]);

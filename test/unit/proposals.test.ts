@@ -91,6 +91,19 @@ describe('proposals', () => {
     assert.ok(performance.now() - before < 10_000);
   });
 
+  test('one that the log tells of is answered, though the leader\'s answer does not come', async () => {
+    const it = new Proposals({
+      inTerm: () => true, here: () => false, leading: () => false, leaderlessMs: () => 0,
+      leaderClient: () => ({ unary: () => new Promise(() => undefined) }) as unknown as ManagerClient,
+      onLeadership: () => () => undefined,
+    });
+    const answer = it.propose(command);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+    it.applied('c1', ok({ events: [], duplicate: false }));
+    const late = new Promise<'late'>((resolve) => { setTimeout(() => resolve('late'), 1000).unref(); });
+    assert.deepEqual(await Promise.race([answer, late]), ok({ events: [], duplicate: false }));
+  });
+
   test('a decision of one term is not proposed in the next', async () => {
     const { it, sent } = proposals([], 0, false);
     assert.deepEqual(await it.proposeAsLeader(command), fail('aborted', 'this manager does not lead any more'));

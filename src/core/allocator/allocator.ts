@@ -14,7 +14,7 @@ import {
 import type {
   IPAMConfig, Network, NetworkAttachment, Node, PortConfig, Service, StoreAction, Task,
 } from '../../model/proto/swarmkit_pb.js';
-import { VNI_OPTION, attachmentConfigs, isIngress, isPredefined, occupiedBy, prefixesOf, vniOf } from '../../model/network.js';
+import { VNI_MAX, VNI_OPTION, attachmentConfigs, isIngress, isPredefined, occupiedBy, prefixesOf, vniOf } from '../../model/network.js';
 import { hostPorts, ingressPorts, isRunnable, stateOf, usesVip } from '../../model/task.js';
 import { formatPrefix, overlaps, parsePrefix, type Prefix } from '../../lib/cidr.js';
 import { updateAction } from '../store/actions.js';
@@ -24,7 +24,6 @@ import { decideDataPaths, type DataPathDecision } from './datapath.js';
 import { freeAddress, freeSubnet, numberOf, withBits } from './pool.js';
 
 const VNI_FIRST = 4096;
-const VNI_LAST = 2 ** 24 - 1;
 const DYNAMIC_PORT_FIRST = 30000;
 const DYNAMIC_PORT_LAST = 32767;
 const ALLOCATIONS_MAX = 200;
@@ -99,7 +98,7 @@ function chooseVni(pass: Pass, network: Network): number | undefined {
     const vni = Number(asked.split(',')[0]);
     return used.has(vni) ? undefined : vni;
   }
-  for (let vni = VNI_FIRST; vni <= VNI_LAST; vni++) if (!used.has(vni)) return vni;
+  for (let vni = VNI_FIRST; vni <= VNI_MAX; vni++) if (!used.has(vni)) return vni;
   return undefined;
 }
 

@@ -17,7 +17,7 @@ export interface GroupStatus {
   readonly id: bigint;
   readonly commit: bigint;
   readonly confState: { readonly voters: readonly bigint[] };
-  readonly progress: readonly { readonly member: bigint; readonly learner: boolean; readonly match: bigint; readonly active: boolean }[];
+  readonly progress: readonly { readonly member: bigint; readonly learner: boolean; readonly match: bigint; readonly heard: boolean }[];
 }
 
 export interface GroupInput {
@@ -54,9 +54,9 @@ function handOver(input: GroupInput, leaving: readonly RaftMember[]): bigint | u
 /** Who leads best after this manager: a voter that is heard from and stays, rather not drained, the furthest of them. */
 export function successor(input: Pick<GroupInput, 'view' | 'status' | 'members'>): bigint | undefined {
   const { status, members, view } = input;
-  const staying = status.progress.filter(({ member, learner, active }) => {
+  const staying = status.progress.filter(({ member, learner, heard }) => {
     const known = members.find(({ raftId }) => raftId === member);
-    return member !== status.id && !learner && active && known !== undefined && !isLeaving(view, known);
+    return member !== status.id && !learner && heard && known !== undefined && !isLeaving(view, known);
   });
   const [best] = staying.sort((a, b) => Number(isDrained(input, a.member)) - Number(isDrained(input, b.member))
     || (a.match > b.match ? -1 : a.match < b.match ? 1 : 0));
@@ -75,10 +75,9 @@ function ownEntry({ members, self }: GroupInput): GroupDecision['change'] {
   return { kind: known === undefined ? 'addNode' : 'updateNode', member: self };
 }
 
-/** Its node is to be a worker, or is gone. */
+/** Its node is to be a worker, or is gone. Also where the node is a worker already: it may have been demoted while it joined. */
 function isLeaving(view: ReadTx, { nodeId }: RaftMember): boolean {
-  const node = view.get('node', nodeId);
-  return node === undefined || (node.spec?.desiredRole === NodeRole.WORKER && node.role === NodeRole.MANAGER);
+  return view.get('node', nodeId)?.spec?.desiredRole !== NodeRole.MANAGER;
 }
 
 function removal(input: GroupInput, leaving: readonly RaftMember[]): GroupDecision['change'] {
@@ -96,12 +95,13 @@ function mayRemove({ status }: GroupInput, raftId: bigint): boolean {
 }
 
 function isReachable(status: GroupStatus, raftId: bigint): boolean {
-  return raftId === status.id || status.progress.some(({ member, active }) => member === raftId && active);
+  return raftId === status.id || status.progress.some(({ member, heard }) => member === raftId && heard);
 }
 
 function promotion({ status, members, view }: GroupInput): GroupDecision['change'] {
-  for (const { member: raftId, learner, match, active } of status.progress) {
-    if (!learner || !active || match + CAUGHT_UP_ENTRIES < status.commit) continue;
+  for (const { member: raftId, learner, match, heard } of status.progress) {
+    // One that never answered may never: of two voters it would be one too many, however short the log is.
+    if (!learner || !heard || match === 0n || match + CAUGHT_UP_ENTRIES < status.commit) continue;
     const member = members.find((m) => m.raftId === raftId);
     if (member !== undefined && !isLeaving(view, member)) return { kind: 'addNode', member };
   }

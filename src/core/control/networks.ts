@@ -8,7 +8,7 @@ import {
   DriverSchema, NetworkSchema, NetworkSpecSchema, TaskState,
   type IPAMConfig, type IPAMOptions, type Network, type NetworkSpec, type Node,
 } from '../../model/proto/swarmkit_pb.js';
-import { PREDEFINED_LABEL, isPredefined, occupiedBy } from '../../model/network.js';
+import { PREDEFINED_LABEL, VNI_MAX, VNI_OPTION, isPredefined, occupiedBy } from '../../model/network.js';
 import { pairValue } from '../../model/pairs.js';
 import { createAction, removeAction } from '../store/actions.js';
 import type { ReadTx } from '../store/view.js';
@@ -32,6 +32,7 @@ export function createNetwork(view: ReadTx, spec: NetworkSpec, context: ChangeCo
     () => checkAnnotations(spec.annotations),
     () => checkDriver(spec.driverConfig),
     () => checkKind(view, spec),
+    () => checkVni(pairValue(spec.driverConfig?.options, VNI_OPTION)),
     () => checkIpam(spec.ipam),
     () => checkNetworkSize(spec),
   );
@@ -75,6 +76,13 @@ function checkKind(view: ReadTx, spec: NetworkSpec): Refusal {
   const present = view.list('network').find((network) => network.spec?.ingress === true);
   if (present === undefined) return undefined;
   return rpcFail('already_exists', `ingress network (${present.id}) is already present`);
+}
+
+/** Docker's words, for numbers that are no VNI as well. */
+function checkVni(asked: string | undefined): Refusal {
+  const wrong = asked?.split(',').find((text) => !/^\d{1,8}$/.test(text) || Number(text) < 1 || Number(text) > VNI_MAX);
+  return wrong === undefined ? undefined
+    : invalid(`invalid vxlan id value "${wrong}" passed: --opt ${VNI_OPTION} takes a number from 1 to ${VNI_MAX}`);
 }
 
 function checkIpam(ipam: IPAMOptions | undefined): Refusal {

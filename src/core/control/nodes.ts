@@ -14,6 +14,7 @@ import { compareText } from '../../model/pairs.js';
 import { orphaned, stateOf } from '../../model/task.js';
 import { removeAction, updateAction } from '../store/actions.js';
 import { inBatches } from '../store/batches.js';
+import { stayingManagers } from '../store/references.js';
 import type { ReadTx } from '../store/view.js';
 import { change, outOfSequence, rpcFail, type Change, type ChangeContext } from './context.js';
 import { checkNodeSize } from './limits.js';
@@ -38,7 +39,7 @@ export function updateNode(view: ReadTx, request: NodeUpdate): Result<Change<voi
   const newRole = request.spec.desiredRole;
   // A promotion that was not carried out yet is taken back without a question.
   if (oldRole === NodeRole.MANAGER && newRole === NodeRole.WORKER && current.role === NodeRole.MANAGER) {
-    if (staying(view, current).length === 0) {
+    if (stayingManagers(view, current.id).length === 0) {
       return rpcFail('failed_precondition', 'attempting to demote the last manager of the swarm');
     }
     if (!quorumWithout(view, current)) {
@@ -53,12 +54,6 @@ export function updateNode(view: ReadTx, request: NodeUpdate): Result<Change<voi
   next.spec = request.spec;
   if (membership !== undefined) next.spec.membership = membership;
   return change([updateAction('node', next)], undefined);
-}
-
-/** Managers that are to remain, beside `node`. */
-function staying(view: ReadTx, node: Node): readonly Node[] {
-  return view.list('node').filter((other) => other.id !== node.id && other.role === NodeRole.MANAGER
-    && other.spec?.desiredRole === NodeRole.MANAGER);
 }
 
 /** Without `node`, those that remain and are reachable are still a majority of those that remain (SwarmKit's CanRemoveMember). */

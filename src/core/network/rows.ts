@@ -59,8 +59,8 @@ type Part = ReadonlyMap<string, Row>;
 /** What a node needs, in parts that nodes share: by VNI, and what is common to all. No two parts have a key in common. */
 export type Parts = ReadonlyMap<number, Part>;
 
-/** No VNI is zero (RFC 7348 has 24 bits; the allocator begins at 4096). */
-const COMMON = 0;
+/** No VNI (RFC 7348: 24 bits). */
+const COMMON = -1;
 const NO_ROWS: Part = new Map();
 
 /** What one node needs: its tasks' networks, the ingress network, and what is common to all. */

@@ -39,6 +39,8 @@ export class Progress {
   next: bigint;
   /** A message came from it since the last check of the quorum. */
   active: boolean;
+  /** One came in the period before that. */
+  private activeBefore = false;
   /** Newest read round it confirmed. */
   readRound = 0n;
   /** Highest commit sent to it. */
@@ -59,7 +61,13 @@ export class Progress {
   }
 
   view(learner: boolean): ProgressView {
-    return { member: this.member, state: this.state, match: this.match, next: this.next, learner, active: this.active };
+    return { member: this.member, state: this.state, match: this.match, next: this.next, learner, heard: this.active || this.activeBefore };
+  }
+
+  /** The quorum was checked: another period begins. */
+  checked(): void {
+    this.activeBefore = this.active;
+    this.active = false;
   }
 
   /** An append message should go now. */

@@ -195,7 +195,7 @@ export function checkQuorum(state: RaftState): void {
     becomeFollower(state, state.term, 0n);
     return;
   }
-  for (const progress of state.progress.values()) progress.active = false;
+  for (const progress of state.progress.values()) progress.checked();
 }
 
 /** Thesis, 3.10. False if it cannot be. Given up after an election timeout. */

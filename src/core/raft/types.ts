@@ -122,8 +122,11 @@ export interface ProgressView {
   readonly match: bigint;
   readonly next: bigint;
   readonly learner: boolean;
-  /** Heard since the quorum was last checked: at most an election timeout ago. */
-  readonly active: boolean;
+  /**
+   * In this or the last period of the quorum's checks: at most two election timeouts ago. Of this one alone each check would say no,
+   * until the next answer.
+   */
+  readonly heard: boolean;
 }
 
 export interface RaftStatus {

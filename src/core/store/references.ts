@@ -1,8 +1,8 @@
-// References between objects, as of one state: what a service names must be there, and stays while it does. Requests check it
-// too, but two of them, each right by what it saw, may meet in the log.
+// What holds between objects, as of one state: what a service names must be there, and stays while it does; a swarm has a
+// manager. Requests check it too, but two of them, each right by what it saw, may meet in the log.
 
 import { attachmentConfigs } from '../../model/network.js';
-import type { Service } from '../../model/proto/swarmkit_pb.js';
+import { NodeRole, type Node, type Service } from '../../model/proto/swarmkit_pb.js';
 import type { ReadTx } from './view.js';
 
 export type ReferredKind = 'network' | 'secret' | 'config';
@@ -37,4 +37,20 @@ function namedBefore(service: Service, kind: ReferredKind, id: string): boolean 
 
 export function isInUse(view: ReadTx, kind: ReferredKind, id: string): boolean {
   return view.list('service').some((service) => referencesOf(service, kind).includes(id));
+}
+
+/** Managers that are to remain, beside the node. */
+export function stayingManagers(view: ReadTx, nodeId: string): readonly Node[] {
+  return view.list('node').filter((other) => other.id !== nodeId && isStaying(other));
+}
+
+function isStaying(node: Node): boolean {
+  return node.role === NodeRole.MANAGER && node.spec?.desiredRole === NodeRole.MANAGER;
+}
+
+/** The swarm would have no manager any more. */
+export function demotesLastManager(view: ReadTx, node: Node): boolean {
+  const before = view.get('node', node.id);
+  return before !== undefined && isStaying(before) && node.spec?.desiredRole === NodeRole.WORKER
+    && stayingManagers(view, node.id).length === 0;
 }

@@ -6,12 +6,13 @@ import { create } from '@bufbuild/protobuf';
 import { assert } from '../../lib/assert.js';
 import { fail, ok, type Result } from '../../lib/result.js';
 import {
-  MetaSchema, StoreActionKind, StoreSnapshotSchema, TaskState, VersionSchema, type Cluster, type Service, type StoreAction, type Task,
+  MetaSchema, StoreActionKind, StoreSnapshotSchema, TaskState, VersionSchema, type Cluster, type Node, type Service, type StoreAction,
+  type Task,
 } from '../../model/proto/swarmkit_pb.js';
 import { StoreStateSchema, type Command, type StoreState } from '../../model/proto/skein_pb.js';
 import { timestampMs } from '../../lib/time.js';
 import { isRunnable, stateOf } from '../../model/task.js';
-import { isInUse, isReferred, missingReference } from './references.js';
+import { demotesLastManager, isInUse, isReferred, missingReference } from './references.js';
 import { Table } from './table.js';
 import { KINDS, type Kind, type ObjectTypes, type ReadTx, type StoreEvent, type StoreObject } from './view.js';
 
@@ -178,6 +179,7 @@ export class Store implements ReadTx {
     if (action === StoreActionKind.REMOVE) {
       return isReferred(kind) && isInUse(this, kind, object.id) ? fail('failed_precondition', OUT_OF_SEQUENCE) : undefined;
     }
+    if (kind === 'node') return demotesLastManager(this, object as Node) ? fail('failed_precondition', OUT_OF_SEQUENCE) : undefined;
     if (kind !== 'service') return undefined;
     const missing = missingReference(this, object as Service, this.tables.service.get(object.id));
     return missing === undefined ? undefined : fail('not_found', `${missing} not found`);

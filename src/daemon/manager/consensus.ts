@@ -12,7 +12,7 @@ import { COMMAND_BYTES_MAX } from '../../core/store/batches.js';
 import { replaceState } from '../../core/store/replace.js';
 import { Store, type Applied } from '../../core/store/store.js';
 import type { StoreEvent } from '../../core/store/view.js';
-import { RaftLog } from '../../io/raftlog/raftlog.js';
+import type { LoadedLog, RaftLog } from '../../io/raftlog/raftlog.js';
 import { RaftPeers } from '../../io/raftpeers/peers.js';
 import type { ManagerClient } from '../../io/grpc/client.js';
 import { decode, encode } from '../../io/protobuf/codec.js';
@@ -24,7 +24,7 @@ import { CommandSchema, SnapshotFileSchema, StoreStateSchema, type Command, type
 import type { RaftMember } from '../../model/proto/swarmkit_pb.js';
 import type { ConsensusOptions } from './consensusoptions.js';
 import { Members, memberContext } from './members.js';
-import { TICK_MS, startOf } from './raftstart.js';
+import { TICK_MS, openLog, startOf } from './raftstart.js';
 import { Reads } from './reads.js';
 import { Proposals } from './proposals.js';
 
@@ -66,7 +66,7 @@ export class Consensus {
   private snapshotWanted = false;
   private loop: Promise<void> | undefined;
 
-  private constructor(options: ConsensusOptions, log: RaftLog, loaded: Awaited<ReturnType<RaftLog['load']>>) {
+  private constructor(options: ConsensusOptions, { log, loaded }: { log: RaftLog; loaded: LoadedLog }) {
     const { snapshot, hardState, tornBytes } = loaded;
     const { raftId } = options;
     this.options = options;
@@ -104,9 +104,9 @@ export class Consensus {
     });
   }
 
+  /** RaftLogDamaged when the log cannot be gone on with. */
   static async open(options: ConsensusOptions): Promise<Consensus> {
-    const log = new RaftLog(options.directory, options.dek, options.pendingDek);
-    return new Consensus(options, log, await log.load());
+    return new Consensus(options, await openLog(options));
   }
 
   /** Runs until close(). Resolves once what is known to be committed was applied; as the only voter by its log, all on disk. */

@@ -15,6 +15,8 @@ export interface ConsensusOptions {
   readonly advertiseAddr: string;
   /** This manager began the group, alone; others learn the group from its log. */
   readonly founder: boolean;
+  /** The log is known to have held the state of the swarm. */
+  readonly begun: boolean;
   /** Managers known from joining, until the log tells. */
   readonly seeds: readonly RaftMember[];
   readonly credentials: () => Credentials;

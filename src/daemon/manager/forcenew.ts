@@ -7,6 +7,7 @@ import { updateAction } from '../../core/store/actions.js';
 import { Store } from '../../core/store/store.js';
 import type { ReadTx } from '../../core/store/view.js';
 import { RaftLog } from '../../io/raftlog/raftlog.js';
+import { AppFailure } from '../../lib/result.js';
 import { CommandSchema, SnapshotFileSchema, StoreStateSchema } from '../../model/proto/skein_pb.js';
 import { NodeRole, NodeSchema, NodeSpecSchema, RaftMemberSchema, type StoreAction } from '../../model/proto/swarmkit_pb.js';
 
@@ -20,7 +21,10 @@ export interface NewGroup {
   readonly advertiseAddr: string;
 }
 
-/** Rewrites the log, which nobody may have open. Done again after a kill it does the same. */
+/**
+ * Rewrites the log, which nobody may have open. Done again after a kill it does the same. Fails with AppFailure, and changes nothing,
+ * where the log is damaged or holds no swarm.
+ */
 export async function forceNewGroup(options: NewGroup): Promise<void> {
   const { raftId, nodeId, advertiseAddr: addr } = options;
   const log = new RaftLog(options.directory, options.dek, options.pendingDek);
@@ -29,6 +33,10 @@ export async function forceNewGroup(options: NewGroup): Promise<void> {
   if (snapshot !== undefined) store.restore(fromBinary(StoreStateSchema, snapshot.data));
   for (const { index, kind, data } of entries) {
     if (kind === 'normal' && data.length > 0) store.apply(index, fromBinary(CommandSchema, data));
+  }
+  if (store.cluster() === undefined) {
+    const message = 'this manager knows nothing of the swarm yet: begin the new cluster on another one';
+    throw new AppFailure({ code: 'failed_precondition', message });
   }
   const last = entries.at(-1) ?? { index: snapshot?.index ?? 0n, term: snapshot?.term ?? 0n };
   await log.installSnapshot(create(SnapshotFileSchema, {

@@ -15,8 +15,8 @@ import {
 } from '../../model/proto/skein_pb.js';
 import {
   Health, HealthCheckRequestSchema, HealthCheckResponse_ServingStatus, JoinResponseSchema, LeaveResponseSchema, LogSelectorSchema,
-  LogSubscriptionOptionsSchema, RaftMemberSchema, SubscribeLogsMessageSchema, type JoinRequest, type LeaveRequest, type RaftMember,
-  type SubscribeLogsMessage, type SubscribeLogsRequest,
+  LogSubscriptionOptionsSchema, NodeRole, RaftMemberSchema, SubscribeLogsMessageSchema, type JoinRequest, type LeaveRequest,
+  type RaftMember, type SubscribeLogsMessage, type SubscribeLogsRequest,
 } from '../../model/proto/swarmkit_pb.js';
 import type { Credentials } from '../../io/grpc/client.js';
 import type { Consensus } from './consensus.js';
@@ -37,6 +37,7 @@ export interface GroupServices {
 export function groupServices(
   consensus: () => Consensus | undefined, manager: () => Manager | undefined, credentials: () => Credentials,
 ): GroupServices {
+  const joining = new Set<string>();
   const ready = (): Consensus => consensus() ?? notReady();
   return {
     group: {
@@ -50,7 +51,13 @@ export function groupServices(
       },
     },
     membership: {
-      join: (request: JoinRequest, caller: Caller) => join(ready(), request, caller, credentials()),
+      join: async (request: JoinRequest, caller: Caller) => {
+        const nodeId = caller.identity?.nodeId ?? '';
+        // One that did not wait for its answer asks again: two at once would each take it in.
+        if (joining.has(nodeId)) throw new AppFailure({ code: 'unavailable', message: 'this node is being taken into the group already' });
+        joining.add(nodeId);
+        return join(ready(), request, caller, credentials()).finally(() => joining.delete(nodeId));
+      },
       leave: (request: LeaveRequest, caller: Caller) => leave(ready(), request, caller),
     },
   };
@@ -137,18 +144,34 @@ async function join(consensus: Consensus, request: JoinRequest, caller: Caller, 
   if (!consensus.leading) refuse(NO_LEADER);
   const nodeId = caller.identity?.nodeId ?? '';
   const addr = reachableAt(request.addr, caller.address);
-  if (consensus.store.get('node', nodeId) === undefined) refuse(`node ${nodeId} is not part of the swarm`);
+  checkWanted(consensus, nodeId);
   await dialBack(addr, credentials);
-  const known = consensus.members.ofNode(nodeId);
-  if (known !== undefined && known.raftId === request.raftId) {
+  const known = consensus.members.list().find((member) => member.nodeId === nodeId && member.raftId === request.raftId);
+  // Of others its log is gone: what it once promised under an old id cannot be held against a new one.
+  await removeOthers(consensus, nodeId, known?.raftId);
+  if (known !== undefined) {
     if (known.addr !== addr) await change(consensus, 'updateNode', create(RaftMemberSchema, { raftId: known.raftId, nodeId, addr }));
     return answer(consensus, known.raftId);
   }
-  // Its log is gone: what it once promised under the old id cannot be held against a new one.
-  if (known !== undefined) await change(consensus, 'removeNode', known);
+  checkWanted(consensus, nodeId);
   const raftId = randomBytes(8).readBigUInt64BE() >> 1n | 1n;
   await change(consensus, 'addLearner', create(RaftMemberSchema, { raftId, nodeId, addr }));
+  // An earlier call's, that was given up and came into the log nevertheless.
+  await removeOthers(consensus, nodeId, raftId);
   return answer(consensus, raftId);
+}
+
+/** Its certificate may be older than what was decided of it. */
+function checkWanted(consensus: Consensus, nodeId: string): void {
+  const node = consensus.store.get('node', nodeId);
+  if (node === undefined) refuse(`node ${nodeId} is not part of the swarm`);
+  if (node.spec?.desiredRole !== NodeRole.MANAGER) refuse(`node ${nodeId} is to be a worker`);
+}
+
+async function removeOthers(consensus: Consensus, nodeId: string, raftId: bigint | undefined): Promise<void> {
+  for (const member of consensus.members.list()) {
+    if (member.nodeId === nodeId && member.raftId !== raftId) await change(consensus, 'removeNode', member);
+  }
 }
 
 function answer(consensus: Consensus, raftId: bigint): object {

@@ -3,7 +3,6 @@
 // leader calls back before it takes anybody in).
 
 import { create } from '@bufbuild/protobuf';
-import { rm } from 'node:fs/promises';
 import type { Logger } from 'pino';
 import { ManagerClient, type Credentials } from '../../io/grpc/client.js';
 import { limitLog } from '../../io/grpc/connections.js';
@@ -36,6 +35,8 @@ const RETRY_MIN_MS = 200;
 const RETRY_MAX_MS = 5000;
 const LEAVE_TIMEOUT_MS = 5000;
 const HAND_OVER_MS = 1000;
+/** Longer takes a state of gigabytes, or a group that cannot be heard: the start goes on without. */
+const CATCH_UP_MS = 20_000;
 
 export interface ManagerHostOptions {
   readonly files: SwarmFiles;
@@ -44,6 +45,8 @@ export interface ManagerHostOptions {
   readonly saveState: (state: SwarmState) => Promise<void>;
   readonly identity: () => ServerIdentity;
   readonly credentials: () => Credentials;
+  /** Whether this node is to be a manager, by its certificate. */
+  readonly wanted: () => boolean;
   /** The certificate's key lay in the clear: a new one is wanted. */
   readonly onKeyExposed: () => void;
   /** Its log cannot be part of its group: this manager is to end. */
@@ -57,10 +60,14 @@ export type Place = Required<Pick<SwarmState, 'raftId' | 'joined' | 'group'>>;
 
 export class ManagerHost {
   manager: Manager | undefined;
+  /** Start() is under way; it may wait for a group that does not answer. */
+  starting = false;
   private consensus: Consensus | undefined;
   private lockKeeper: LockKeeper | undefined;
   private server: GrpcServer | undefined;
   private closed = false;
+  /** All that was begun to end it. */
+  private ending: Promise<void> | undefined;
   private readonly options: ManagerHostOptions;
 
   constructor(options: ManagerHostOptions) {
@@ -72,13 +79,25 @@ export class ManagerHost {
    * it in within `timeoutMs`.
    */
   async start(timeoutMs: number): Promise<Manager> {
-    await this.listen();
+    this.starting = true;
+    try {
+      await this.listen();
+      const state = this.options.state();
+      if (state.raftId === '') await this.joinGroup(timeoutMs);
+      const manager = await this.open();
+      if (state.raftId === '') await this.caughtUp(manager, Math.min(timeoutMs, CATCH_UP_MS));
+      await this.begun(manager);
+      void this.tellAddress().catch(this.options.onBug);
+      return manager;
+    } finally {
+      this.starting = false;
+    }
+  }
+
+  /** From here on an empty log is a lost one. A founder's state is saved once its swarm is in the log. */
+  private async begun(manager: Manager): Promise<void> {
     const state = this.options.state();
-    if (state.raftId === '') await this.joinGroup(timeoutMs);
-    const manager = await this.open();
-    if (state.raftId === '') await this.caughtUp(manager, timeoutMs);
-    void this.tellAddress().catch(this.options.onBug);
-    return manager;
+    if (state.begun !== true && manager.view().cluster() !== undefined) await this.options.saveState({ ...state, begun: true });
   }
 
   setIdentity(): void {
@@ -91,9 +110,12 @@ export class ManagerHost {
     return this.consensus === undefined ? 0 : this.consensus.members.list().length - 1;
   }
 
-  /** Stops; the files stay. A leader hands over first, so that nobody waits for an election. */
-  async close(): Promise<void> {
-    if (this.closed) return;
+  /** Stops; the files stay. A leader hands over first, so that nobody waits for an election. Resolves once it has ended. */
+  close(): Promise<void> {
+    return this.ending ??= this.end();
+  }
+
+  private async end(): Promise<void> {
     this.closed = true;
     await this.handOver();
     await this.server?.close();
@@ -117,9 +139,8 @@ export class ManagerHost {
   }
 
   /** It is no member any more (it was demoted): its log is worth nothing. */
-  async discard(): Promise<void> {
-    await this.close();
-    await rm(this.options.files.raftDir, { recursive: true, force: true });
+  discard(): Promise<void> {
+    return this.ending = this.close().then(() => this.options.files.dropLog());
   }
 
   private async handOver(): Promise<void> {
@@ -201,10 +222,11 @@ export class ManagerHost {
   private async open(): Promise<Manager> {
     const { files, state, credentials, onKeyExposed, onStale, logger, onBug } = this.options;
     const keys = await files.raftKeys();
-    const { raftId, nodeId, advertiseAddr, joined, group } = state();
+    const { raftId, nodeId, advertiseAddr, joined, begun, group } = state();
     const consensus = await Consensus.open({
       directory: files.raftDir, dek: keys.current, pendingDek: keys.pending, raftId: BigInt(raftId), nodeId, advertiseAddr,
-        founder: joined !== true,
+      founder: joined !== true,
+      begun: begun === true,
       seeds: (group ?? []).map((member) => create(RaftMemberSchema, { ...member, raftId: BigInt(member.raftId) })),
       credentials, logger, onStale, onCrash: onBug,
     });
@@ -234,19 +256,25 @@ export class ManagerHost {
       const { addr = '' } = state.managers[attempt % Math.max(state.managers.length, 1)] ?? {};
       const joined = await this.ask(addr, 0n);
       if (joined.ok) {
+        // What an earlier part in the group may have left behind: an agent that was killed while it became a worker.
+        await this.options.files.dropLog();
         await this.options.saveState({ ...state, ...placeOf(joined.value) });
         return;
       }
-      if (this.closed || performance.now() > deadline) throw new AppFailure(joined.error);
+      if (this.closed || !this.options.wanted() || performance.now() > deadline) throw new AppFailure(joined.error);
       this.options.logger.info({ manager: addr, error: joined.error.message }, 'not taken into the group of managers yet');
       await new Promise((resolve) => setTimeout(resolve, pauseMs));
       pauseMs = Math.min(2 * pauseMs, RETRY_MAX_MS);
     }
   }
 
-  /** A place in the group if this manager was taken out of it. Undefined: it is in it, or it ends. */
-  async newPlace(): Promise<Place | undefined> {
-    for (let attempt = 0; !this.closed; attempt++) {
+  /**
+   * A place in the group if this manager was taken out of it. Undefined: it is in it, or it ends, or is no more `misplaced` by what
+   * the swarm says.
+   */
+  async newPlace(misplaced: () => boolean): Promise<Place | undefined> {
+    while (this.starting) await new Promise((resolve) => setTimeout(resolve, RETRY_MIN_MS));
+    for (let attempt = 0; !this.closed && misplaced(); attempt++) {
       // A leader is in the group; who begins one anew alone would be told of a second self.
       if (this.consensus?.leading === true) return undefined;
       const { managers, raftId, nodeId } = this.options.state();
@@ -261,7 +289,7 @@ export class ManagerHost {
   /** Somebody who just joined sees the swarm, not an empty store. */
   private async caughtUp(manager: Manager, timeoutMs: number): Promise<void> {
     const deadline = performance.now() + timeoutMs;
-    while (!this.closed && manager.view().cluster() === undefined && performance.now() < deadline) {
+    while (!this.closed && this.options.wanted() && manager.view().cluster() === undefined && performance.now() < deadline) {
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
   }

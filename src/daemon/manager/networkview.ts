@@ -6,7 +6,7 @@ import { create } from '@bufbuild/protobuf';
 import { clusterRows, diffParts, partsForNode, type ClusterRows, type Parts } from '../../core/network/rows.js';
 import type { ReadTx, StoreEvent } from '../../core/store/view.js';
 import { DRAIN_TIMEOUT_MS } from '../../core/orchestrator/drain.js';
-import { acknowledged, awaitedRevision } from '../../core/store/soft.js';
+import { awaitedRevision, installedBy } from '../../core/store/soft.js';
 import { AppFailure, ok, unwrap } from '../../lib/result.js';
 import type { Caller, Handler, Outgoing } from '../../io/grpc/server.js';
 import { LeaveResponseSchema, UpdateSchema, type Ack, type LeaveRequest, type Update } from '../../model/proto/skein_pb.js';
@@ -58,9 +58,7 @@ async function leave(manager: Manager, request: LeaveRequest, caller: Caller): P
   const revision = manager.view().get('node', nodeId)?.meta?.version?.index ?? 0n;
   manager.forget(nodeId);
   const deadline = Date.now() + DRAIN_TIMEOUT_MS;
-  while (!acknowledged(manager.soft(), revision) && Date.now() < deadline) {
-    await poll();
-  }
+  while (installedBy(manager.view(), manager.acked) < revision && Date.now() < deadline) await poll();
   return create(LeaveResponseSchema);
 }
 

@@ -58,7 +58,10 @@ export class Proposals {
     while (result === undefined) {
       // Waited for from before the leader is asked: while one answers, or does not, another may have taken its place.
       const change = this.nextChange();
-      const answer = await Promise.race([this.submit(data), change.happened.then(() => 'refused' as const)]);
+      // Nor is its answer needed where the log has told already: the way of the call may be cut, and that of the log not.
+      const answer = await Promise.race([
+        this.submit(data), change.happened.then(() => 'refused' as const), applied.then(() => 'taken' as const),
+      ]);
       await this.appliedOrChanged(applied, change.happened, answer === 'taken' ? REPEAT_MS : RETRY_MS);
       change.forget();
       const now = performance.now();

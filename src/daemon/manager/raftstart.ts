@@ -1,8 +1,9 @@
-// How this manager's member of the Raft group is set up: its timing and its bounds.
+// How this manager's member of the Raft group is set up: its log, its timing and its bounds.
 
 import { randomBytes } from 'node:crypto';
 import type { RaftStart } from '../../core/raft/types.js';
-import type { LoadedLog } from '../../io/raftlog/raftlog.js';
+import { RaftLog, RaftLogDamaged, type LoadedLog } from '../../io/raftlog/raftlog.js';
+import type { ConsensusOptions } from './consensusoptions.js';
 
 /**
  * Ten ticks without a word from the leader start an election. SwarmKit's tick is 1 s: a leader whose process ended is
@@ -14,6 +15,15 @@ const HEARTBEAT_TICKS = 1;
 const APPEND_BYTES_MAX = 1024 * 1024;
 const INFLIGHT_MAX = 256;
 const UNCOMMITTED_BYTES_MAX = 64 * 1024 * 1024;
+
+/** RaftLogDamaged also where it is empty and was not: it would begin an empty swarm, or vote as if it had never promised anything. */
+export async function openLog({ directory, dek, pendingDek, begun }: ConsensusOptions): Promise<{ log: RaftLog; loaded: LoadedLog }> {
+  const log = new RaftLog(directory, dek, pendingDek);
+  const loaded = await log.load();
+  if (!begun || loaded.snapshot !== undefined || loaded.entries.length > 0) return { log, loaded };
+  await log.close();
+  throw new RaftLogDamaged(directory, 'it is empty, and was not');
+}
 
 /** `founder`: without a snapshot this manager is the group; others learn who is in it from the log. */
 export function startOf(id: bigint, founder: boolean, { snapshot, hardState, entries }: LoadedLog): RaftStart {

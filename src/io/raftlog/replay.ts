@@ -1,11 +1,13 @@
 // replay: from the records of a log, oldest first, to the hard state and entries that they leave behind.
 
+import { AppFailure } from '../../lib/result.js';
 import type { Entry, HardState } from '../../core/raft/types.js';
 import { EntryKind as WireKind, type LogRecord, type SnapshotFile } from '../../model/proto/skein_pb.js';
 
-export class RaftLogDamaged extends Error {
+export class RaftLogDamaged extends AppFailure {
   constructor(file: string, reason: string) {
-    super(`raft log ${file} is damaged: ${reason}. Restore this manager from a backup, or remove it from the swarm and join it again`);
+    super({ code: 'failed_precondition', message: `raft log ${file} is damaged: ${reason}. `
+      + 'Restore this manager from a backup, or remove it from the swarm and join it again' });
     this.name = 'RaftLogDamaged';
   }
 }

@@ -18,7 +18,7 @@ import { ManagerPart } from './managerpart.js';
 import { NodeRecord } from './noderecord.js';
 import type { AgentOptions } from './options.js';
 import { Renewal } from './renewal.js';
-import { SwarmLocked, unfitProblem, type NodeCertificates, type SwarmState } from './swarmstate.js';
+import { SwarmLocked, type NodeCertificates, type SwarmState } from './swarmstate.js';
 import { underlayMtu } from './underlay.js';
 import { attempt, removeTasks } from './worker/ending.js';
 import { Worker } from './worker/worker.js';
@@ -234,8 +234,7 @@ export class SkeinNode implements NodeBackend {
     try {
       await record.unlock(unlockKey);
       if (record.locked) return fail('failed_precondition', `swarm component could not be started: ${record.refused}`);
-      record.refused = unfitProblem(state);
-      if (record.refused === undefined) await this.run(state);
+      if (record.refused === undefined) await this.run(record.state ?? state);
       return ok(undefined);
     } catch (error) {
       if (error instanceof SwarmLocked) return fail('unauthenticated', 'swarm could not be unlocked: invalid key provided');

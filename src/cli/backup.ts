@@ -42,12 +42,16 @@ function backupText({ file, bytes, files, nodeId, locked, lastIndex, certificate
   ].join('\n');
 }
 
-function restoreText({ nodeId, managers, locked, madeAt, certificateExpires }: BackupReport, stateDir: string): string {
+function restoreText({ nodeId, managers, locked, lastIndex, madeAt, certificateExpires }: BackupReport, stateDir: string): string {
   const lines = [`${stateDir}: manager ${nodeId} as of ${madeAt}. Start the agent with --state-dir ${stateDir}.`];
   if (locked) lines.push('Its keys are sealed: then run "docker swarm unlock".');
   if (managers > 1) {
     lines.push(`It was one of ${managers} managers, and has forgotten what it told the others since: as one of them it does not start.`,
       'If they are lost, run "docker swarm init --force-new-cluster". If most of them run, join a new manager instead.');
+  } else {
+    lines.push('It was the only manager, and goes on alone: managers that joined after the backup are not in its swarm.',
+      'If those run, do not start it, but join a new manager.');
+    if (lastIndex === '') lines.push('Should its log, once unlocked, tell of other managers, "docker info" says what to do.');
   }
   if (Date.parse(certificateExpires) < Date.now()) lines.push(`Its certificate expired at ${certificateExpires}: it can only be left.`);
   return lines.join('\n');

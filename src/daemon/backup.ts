@@ -12,12 +12,13 @@ import { mkdir, open, readFile, readdir, rename, rm, type FileHandle } from 'nod
 import path from 'node:path';
 import { decodeBackup, encodeBackup, type Backup } from '../io/backupfile.js';
 import { DATA_KEY_BYTES, decodeNodeFile } from '../io/keystore/nodefile.js';
-import { LOG_FILE, checkLog, checkSealedLog, type LogFiles } from '../io/raftlog/check.js';
-import { RaftLogDamaged } from '../io/raftlog/replay.js';
+import { LOG_FILE, checkSealedLog, lastIndexOf, readLog, type LogFiles } from '../io/raftlog/check.js';
+import { RaftLogDamaged, type LoadedLog } from '../io/raftlog/replay.js';
 import { HEADER_BYTES, NOTE_OFFSET } from '../io/raftlog/segment.js';
 import { expiryOf, isKeyOf } from '../io/x509/certificates.js';
 import { AppFailure } from '../lib/result.js';
 import { lockFile } from './agent.js';
+import { managersKnown, restoredState } from './restored.js';
 import { NODE_FILE, OLD_DATA_KEY_FILE, ROOT_FILE, STATE_FILE, parseState, type SwarmState } from './swarmstate.js';
 
 const RAFT = 'raft';
@@ -89,16 +90,10 @@ export async function restore({ from, stateDir, unlockKey }: RestoreRequest): Pr
   if (backup === 'foreign') return refuse(`${from} is no backup made by "skein backup"`);
   if (backup === 'damaged') return refuse(`${from} is damaged or cut off: nothing was restored`);
   const checked = inspect(backup, unlockKey, (problem) => refuse(`${from} cannot be restored: ${problem}`));
-  const files = checked.managers > 1 ? marked(backup, checked.managers) : backup.files;
-  await onDisk(`cannot restore into ${stateDir}`, place(stateDir, files));
+  const before = parseState(backup.files.get(STATE_FILE)?.toString() ?? '') as SwarmState;
+  const state = JSON.stringify(restoredState(before, checked.managers, checked.madeAt), undefined, 2);
+  await onDisk(`cannot restore into ${stateDir}`, place(stateDir, new Map([...backup.files, [STATE_FILE, Buffer.from(state)]])));
   return { file: from, bytes: bytes.length, ...checked };
-}
-
-/** It has forgotten what it told the other managers since: as a member of their group it could lose what they acknowledged. */
-function marked({ header, files }: Backup, managers: number): ReadonlyMap<string, Buffer> {
-  const state = parseState(files.get(STATE_FILE)?.toString() ?? '') as SwarmState;
-  const unfit = `it was restored from a backup of one of ${managers} managers, made at ${header.madeAt}`;
-  return new Map([...files, [STATE_FILE, Buffer.from(JSON.stringify({ ...state, unfit }, undefined, 2))]]);
 }
 
 /** Every file of a manager, as they stood together at one moment. */
@@ -203,6 +198,7 @@ function inspect(
   if (others.length > 0) problem(`it holds files this program does not know (${others.join(', ')})`);
   const text = files.get(NODE_FILE)?.toString() ?? problem(`${NODE_FILE} is missing`);
   const state = parseState(files.get(STATE_FILE)?.toString() ?? '') ?? problem(`${STATE_FILE} is missing or damaged`);
+  if (!/^[1-9][0-9]*$/.test(state.raftId)) problem(`${STATE_FILE} is not of a manager`);
   if (!files.has(ROOT_FILE)) problem(`${ROOT_FILE} is missing`);
   if (![...log.keys()].some((name) => name.endsWith('.log'))) problem('the raft log is missing');
   const locked = decodeNodeFile(text, undefined) === 'locked';
@@ -214,17 +210,17 @@ function inspect(
   }
   const old = files.get(OLD_DATA_KEY_FILE);
   const keys = node === 'locked' ? [] : [node.raft?.current ?? old, node.raft?.pending].filter((key) => key?.length === DATA_KEY_BYTES);
-  let lastIndex = '';
+  let loaded: LoadedLog | undefined;
   try {
     if (node === 'locked') checkSealedLog(log);
-    else lastIndex = checkLog(log, keys as Uint8Array[]).toString();
+    else loaded = readLog(log, keys as Uint8Array[]);
   } catch (error) {
     if (error instanceof RaftLogDamaged) return problem(error.message);
     throw error;
   }
   return {
-    files: files.size, ...header, managers: state.managers.length, locked, lastIndex,
-    certificateExpires: new Date(expires).toISOString(),
+    files: files.size, ...header, managers: managersKnown(state, loaded), locked,
+    lastIndex: loaded === undefined ? '' : lastIndexOf(loaded).toString(), certificateExpires: new Date(expires).toISOString(),
   };
 }
 

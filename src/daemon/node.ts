@@ -239,8 +239,7 @@ export class SkeinNode implements NodeBackend {
     try {
       await record.unlock(unlockKey);
       if (record.locked) return fail('failed_precondition', `swarm component could not be started: ${record.refused}`);
-      record.refused = unfitProblem(state);
-      if (record.refused === undefined) await this.run(state);
+      if (record.refused === undefined) await this.run(record.state ?? state);
       return ok(undefined);
     } catch (error) {
       if (error instanceof SwarmLocked) return fail('unauthenticated', 'swarm could not be unlocked: invalid key provided');

@@ -6,6 +6,7 @@ import type { Credentials } from '../io/grpc/client.js';
 import type { ServerIdentity } from '../io/grpc/server.js';
 import { bundle, identityOf } from '../io/x509/certificates.js';
 import { AppFailure, type Result } from '../lib/result.js';
+import { settleRestored } from './restored.js';
 import { SwarmFiles, SwarmLocked, unfitProblem, type NodeCertificates, type SwarmState } from './swarmstate.js';
 import { judgeRoot } from './trust.js';
 
@@ -44,8 +45,9 @@ export class NodeRecord {
       this.state = await this.files.load();
       if (this.state === undefined) return;
       this.certificates = await this.files.loadCertificates();
-      this.refused = this.files.certificateProblem(this.certificates, Date.now()) ?? unfitProblem(this.state);
+      this.refused = this.files.certificateProblem(this.certificates, Date.now());
       await this.followAddress(this.state, follow);
+      if (this.refused === undefined) await this.settle();
     } catch (error) {
       if (error instanceof SwarmLocked) {
         this.locked = true;
@@ -72,7 +74,17 @@ export class NodeRecord {
   async unlock(unlockKey: Uint8Array): Promise<void> {
     this.certificates = await this.files.loadCertificates(unlockKey);
     this.refused = this.files.certificateProblem(this.certificates, Date.now());
-    if (this.refused === undefined) this.locked = false;
+    if (this.refused !== undefined) return;
+    this.locked = false;
+    await this.settle();
+  }
+
+  /** As what it goes on, or that it must not: of a manager that was restored, its log tells. */
+  private async settle(): Promise<void> {
+    if (this.state === undefined) return;
+    const next = await settleRestored(this.files, this.state);
+    if (next !== this.state) await this.save(next);
+    this.refused = unfitProblem(next);
   }
 
   /** In memory at once; on disk when it resolves. */

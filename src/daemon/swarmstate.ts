@@ -35,6 +35,11 @@ export interface SwarmState {
   readonly group?: readonly { readonly raftId: string; readonly nodeId: string; readonly addr: string }[];
   /** Of a manager that must not go on as the member it was: why. Until it goes on alone. */
   readonly unfit?: string;
+  /**
+   * Of a manager restored as the only one of its group, until it has gone on: when its backup was made, and its raft id from
+   * then on. Those who joined after the backup do not take it for the member it was.
+   */
+  readonly restored?: { readonly madeAt: string; readonly raftId: string };
 }
 
 /** What to do about it; undefined while there is nothing. */

@@ -59,6 +59,7 @@ function makeMember(world: World, words: readonly string[]): string[] {
   const value = (name: string): bigint => BigInt(parts.get(name)?.[0] ?? 0);
   disk.hardState = { term: parts.has('term') ? value('term') : disk.entries.at(-1)?.term ?? 0n, vote: value('vote'), commit: value('commit') };
   world.group.members.set(own as bigint, new Member(own as bigint, disk, limits(parts)));
+  world.group.mayBeStale = true;
   return [];
 }
 
@@ -139,6 +140,7 @@ function showConf({ voters, learners }: { readonly voters: readonly bigint[]; re
 
 function showState(member: Member): string {
   if (!member.up) return `${member.id}: down`;
+  if (member.stale) return `${member.id}: stale`;
   const { role, term, leader, commit, last, activeConfState, confState } = member.raft.status;
   const lead = role === 'leader' ? '' : ` of ${leader === 0n ? 'nobody' : leader}`;
   const conf = showConf(activeConfState);

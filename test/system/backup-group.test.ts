@@ -1,14 +1,16 @@
-// A backup of one of several managers: what a lost swarm goes on from. Two real managers on one machine that must not be
-// held up by other tests.
+// A backup of one of several managers: what a lost swarm goes on from; and of one that was alone then. Real managers on one
+// machine that must not be held up by other tests.
 
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
 import { after, describe, it } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { runCli } from '../../src/cli/cli.js';
 import { backUp } from '../../src/daemon/backup.js';
-import { ok, unwrap } from '../../src/lib/result.js';
+import { unwrap } from '../../src/lib/result.js';
+import { RaftMemberStatus_Reachability as Reachability } from '../../src/model/proto/swarmkit_pb.js';
 import { cluster, counted, manager, write } from '../support/manager-node.js';
 import { TestNode, testNodes } from '../support/test-node.js';
 import { eventually } from './fixture.js';
@@ -64,6 +66,42 @@ describe('a backup of one manager of several', () => {
       unwrap(await restored.init({ forceNewCluster: true }));
       assert.equal(counted(restored), 5);
       await write(restored, 6);
+      assert.equal(manager(restored).view().list('node').filter(({ managerStatus }) => managerStatus !== undefined).length, 1);
+    });
+  });
+});
+
+describe('a backup of a manager that was alone then', () => {
+  it('goes on alone beside managers that joined since: neither takes the other for what it was', { timeout: 90_000 }, async () => {
+    const [first, second, third] = [await make(), await make(), await make()];
+    unwrap(await first.init());
+    await write(first, 1);
+    const [file, stateDir] = [fresh(), fresh()];
+    assert.equal((await backUp({ stateDir: first.stateDir, to: file, force: false })).managers, 1);
+    for (const node of [second, third]) unwrap(await node.join(first, { joinToken: cluster(first).rootCa?.joinTokens?.manager ?? '' }));
+    const reachable = (node: TestNode): number => manager(node).view().list('node')
+      .filter(({ managerStatus }) => managerStatus?.reachability === Reachability.REACHABLE).length;
+    await eventually('three voters', 10_000, async () => assert.equal(reachable(first), 3));
+    // The others' log goes on differently from where the backup ends.
+    await write(first, 2);
+    await first.node.close();
+    const { out } = await skein('restore', '--from', file, '--state-dir', stateDir);
+    assert.match(out, /goes on alone/);
+    await started(stateDir, first.address, async (restored) => {
+      assert.deepEqual([restored.node.local().state, counted(restored)], ['active', 1]);
+      for (let n = 10; n < 30; n++) await write(restored, n);
+      await eventually('the others go on', 10_000, async () => write(second, 3));
+      // Whoever leads, in newer terms than before, tries to reach the one that was lost.
+      for (const node of [second, third]) {
+        await node.restart();
+        await eventually('a leader', 10_000, async () => write(node, 3));
+        await sleep(1000);
+      }
+      await write(restored, 31);
+      await write(third, 4);
+      await eventually('what is written to the others', 5000, async () => assert.deepEqual([counted(second), counted(third)], [4, 4]));
+      assert.deepEqual([restored.node.local().state, restored.node.local().error, counted(restored)], ['active', '', 31]);
+      await eventually('the one that was lost is', 10_000, async () => assert.equal(reachable(second), 2));
       assert.equal(manager(restored).view().list('node').filter(({ managerStatus }) => managerStatus !== undefined).length, 1);
     });
   });

@@ -122,4 +122,29 @@ describe('a manager whose files were put back', () => {
     unwrap(await third.join(first, token(first)));
     await eventually('what was written meanwhile', 5000, async () => assert.equal(counted(third), 6));
   });
+
+  it('and wrote alone meanwhile, finds that its log is another one than theirs', { timeout: 90_000 }, async () => {
+    const [first, second, third] = [await make(), await make(), await make()];
+    unwrap(await first.init());
+    await write(first, 1);
+    const copy = fresh();
+    await first.restart(async () => cpSync(first.stateDir, copy, { recursive: true }));
+    for (const node of [second, third]) unwrap(await node.join(first, token(first)));
+    await eventually('three voters', 10_000, async () => assert.equal(reachable(first), 3));
+    await write(first, 2);
+    // As the copy tells it, it is the only manager. The others do not remember what it had acknowledged to them.
+    await second.restart(() => third.restart(async () => {
+      await first.restart(async () => {
+        rmSync(first.stateDir, { recursive: true });
+        cpSync(copy, first.stateDir, { recursive: true });
+      });
+      for (let n = 10; n < 40; n++) await write(first, n);
+    }));
+    const reason = /does not know what it told the other managers \(entry \d+ is another one elsewhere, though \d+ are committed here\)/;
+    await eventually('it says so', 15_000, async () => isUnfit(first, reason));
+    await write(third, 4);
+    await eventually('the write at the second', 5000, async () => assert.equal(counted(second), 4));
+    await first.restart();
+    isUnfit(first, reason);
+  });
 });

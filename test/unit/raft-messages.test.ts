@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { StaleLog } from '../../src/core/raft/log.js';
 import { RaftNode } from '../../src/core/raft/raft.js';
 import type { Entry, Message, MessageKind, Ready, SnapshotMeta } from '../../src/core/raft/types.js';
 import { Group, emptyDisk, startFrom } from '../support/raft-env.js';
@@ -44,9 +45,42 @@ function answers(node: RaftNode, ...sent: readonly Message[]): (string | bigint 
 const meta = (index: bigint, term: bigint): SnapshotMeta => ({ index, term, confState: { voters: VOTERS, learners: [] } });
 
 describe('an append', () => {
-  it('before what is committed is answered by how far that is, also where the log was compacted', () => {
-    assert.deepEqual(answers(follower(), message('append', { index: 1n, logTerm: 1n, entries: [entry(2)] })), [['appendResponse', 5n, false]]);
-    assert.deepEqual(answers(follower(), message('append', { index: 4n, logTerm: 1n, entries: [entry(5)] })), [['appendResponse', 5n, false]]);
+  it('before what is committed is answered by what was sent, also where the log was compacted, and what is new is taken', () => {
+    const append = (index: number, ...indexes: number[]): Message =>
+      message('append', { index: BigInt(index), logTerm: 1n, entries: indexes.map((one) => entry(one)) });
+    const answered = [[append(1, 2), 2n], [append(1), 1n], [append(4, 5), 5n], [append(3, 4), 4n], [append(2, 3, 4), 4n]] as const;
+    for (const [sent, has] of answered) {
+      assert.deepEqual(answers(follower(), sent), [['appendResponse', has, false]]);
+    }
+    for (const sent of [append(1, 2, 3, 4, 5, 6, 7), append(4, 5, 6, 7)]) {
+      const node = follower();
+      assert.deepEqual(answers(node, sent), [['appendResponse', 7n, false]]);
+      assert.deepEqual([node.status.last, node.status.commit], [7n, 5n]);
+    }
+  });
+
+  it('that differs from what is committed finds the log stale, and is not acknowledged', () => {
+    const differing: readonly Partial<Message>[] = [
+      { index: 3n, logTerm: 1n, entries: [entry(4), entry(5, 2), entry(6, 2)] },
+      { index: 4n, logTerm: 1n, entries: [entry(5, 2)] },
+      // The entry before: at the end of what is committed, before it, and the snapshot's own.
+      { index: 5n, logTerm: 2n, entries: [entry(6, 2)] },
+      { index: 4n, logTerm: 2n },
+      { index: 3n, logTerm: 2n, entries: [entry(4, 2)] },
+      // From before the snapshot on.
+      { index: 1n, logTerm: 1n, entries: [entry(2), entry(3, 2), entry(4, 2)] },
+      { index: 1n, logTerm: 1n, entries: [entry(2), entry(3), entry(4), entry(5, 2)] },
+      { index: 1n, logTerm: 1n, entries: [entry(2, 2)] },
+      { index: 2n, logTerm: 2n },
+    ];
+    for (const fields of differing) {
+      const node = follower();
+      assert.throws(() => node.step(message('append', fields)), StaleLog);
+      assert.deepEqual([node.status.last, done(node).messages], [6n, []]);
+    }
+    // What was not committed is replaced.
+    const uncommitted = message('append', { index: 5n, logTerm: 1n, entries: [entry(6, 2)] });
+    assert.deepEqual(answers(follower(), uncommitted), [['appendResponse', 6n, false]]);
   });
 
   it('with a hole in its entries is not heard', () => {
@@ -70,13 +104,21 @@ describe('an append', () => {
 
 describe('a snapshot', () => {
   it('that is not newer than what is committed changes nothing', () => {
-    for (const [index, term] of [[2n, 1n], [5n, 1n], [5n, 9n]] as const) {
+    for (const index of [2n, 3n, 5n]) {
       const node = follower();
-      node.step(message('snapshot', { snapshot: { ...meta(index, term), data: new Uint8Array(1) } }));
+      node.step(message('snapshot', { snapshot: { ...meta(index, 1n), data: new Uint8Array(1) } }));
       const ready = done(node);
       assert.equal(ready.snapshot, undefined);
-      assert.deepEqual(ready.messages.map((one) => [one.kind, one.index]), [['appendResponse', 5n]]);
+      assert.deepEqual(ready.messages.map((one) => [one.kind, one.index]), [['appendResponse', index]]);
       assert.equal(node.status.last, 6n);
+    }
+  });
+
+  it('of another history than what is committed finds the log stale', () => {
+    for (const index of [2n, 3n, 5n]) {
+      const node = follower();
+      assert.throws(() => node.step(message('snapshot', { snapshot: { ...meta(index, 2n), data: new Uint8Array(1) } })), StaleLog);
+      assert.deepEqual(done(node).messages, []);
     }
   });
 

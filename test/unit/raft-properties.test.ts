@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { Membership, confAfter, decodeConfChange, encodeConfChange } from '../../src/core/raft/confchange.js';
-import { EntryLog } from '../../src/core/raft/log.js';
+import { EntryLog, StaleLog } from '../../src/core/raft/log.js';
 import { quorumIndex, voteResult } from '../../src/core/raft/quorum.js';
 import type { ConfChange, ConfState, Entry } from '../../src/core/raft/types.js';
 
@@ -61,9 +61,7 @@ describe('EntryLog', () => {
       // What is committed is in the leader's log as well: whatever else would break the election.
       const common = own.findIndex((term, i) => leaders[i] !== term);
       log.commitTo(BigInt(Math.min(commit, common === -1 ? own.length : common)));
-      const committed = Number(log.committed);
       const at = Math.min(prev, leaders.length);
-      if (at < committed) return;
       const sent = leaders.slice(at, at + count);
       const done = log.maybeAppend({ index: BigInt(at), term: BigInt(at === 0 ? 0 : leaders[at - 1] as number) }, entriesOf(sent, at + 1));
 
@@ -79,6 +77,44 @@ describe('EntryLog', () => {
       log.stableTo(BigInt(stable), BigInt(expected[stable - 1] ?? 999));
       assert.equal(log.stable >= BigInt(stable), stable <= expected.length);
     }));
+  });
+
+  it('knows what a leader has in place of what is committed here, and takes the rest as if it had not been compacted', () => {
+    const numbers = fc.record({ prev: fc.nat(12), count: fc.nat(12), commit: fc.nat(12), keep: fc.nat(12) });
+    fc.assert(fc.property(terms(12), terms(12), numbers, (own, leaders, { prev, count, commit, keep }) => {
+      const [whole, log] = [0, 1].map(() => new EntryLog({ index: 0n, term: 0n }, entriesOf(own, 1), 0n)) as [EntryLog, EntryLog];
+      log.commitTo(BigInt(Math.min(commit, own.length)));
+      log.appliedTo(log.committed);
+      log.compact(BigInt(Math.min(keep, Number(log.committed))) + 1n);
+      const [committed, base] = [Number(log.committed), Number(log.first) - 1];
+      const at = Math.min(prev, leaders.length);
+      const sent = entriesOf(leaders.slice(at, at + count), at + 1);
+      const before = { index: BigInt(at), term: BigInt(at === 0 ? 0 : leaders[at - 1] as number) };
+
+      const termAt = (list: readonly number[], index: number): number | undefined => (index === 0 ? 0 : list[index - 1]);
+      const indexes = [before, ...sent].map(({ index }) => Number(index));
+      const compared = indexes.filter((index) => index >= base && index <= committed);
+      const differs = compared.some((index) => termAt(own, index) !== termAt(leaders, index));
+      const last = indexes.at(-1) as number;
+      const above = last < base && (termAt(leaders, last) as number) > (termAt(own, base) as number);
+      if (differs || above) {
+        assert.throws(() => log.maybeAppend(before, sent), StaleLog);
+        assert.deepEqual([log.last, log.lastTerm], [whole.last, whole.lastTerm]);
+        return;
+      }
+      const done = log.maybeAppend(before, sent);
+      if (indexes[0] as number < base) {
+        assert.equal(done?.lastNew, BigInt(last));
+        const kept = own.slice(base);
+        const sentRest = leaders.slice(base, Math.max(last, base));
+        const conflict = sentRest.findIndex((term, i) => kept[i] !== term);
+        const expected = conflict === -1 ? kept : [...kept.slice(0, conflict), ...sentRest.slice(conflict)];
+        assert.deepEqual(log.last < log.first ? [] : log.slice(log.first, log.last, Infinity), entriesOf(expected, base + 1));
+        return;
+      }
+      assert.deepEqual(done, whole.maybeAppend(before, sent));
+      assert.deepEqual([log.last, log.lastTerm], [whole.last, whole.lastTerm]);
+    }), { numRuns: 500 });
   });
 
   it('finds the first entry that differs', () => {

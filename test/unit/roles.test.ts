@@ -106,7 +106,8 @@ test('an agent that ended between certificate and state goes by its certificate'
     await rm(worker.file('raft'), { recursive: true });
   });
   await eventually('a manager again', async () => worker.node.local().isManager && manager(worker).view().cluster() !== undefined
-    && (await stateOf(worker)).role === 'manager' && votersOf(leader).length === 3);
+    && (await stateOf(worker)).role === 'manager' && votersOf(leader).length === 3, () => [recordOf(worker).state, worker.node.local(),
+    worker.logged.slice(-8), votersOf(leader).map(String), consensusOf(leader).status.role]);
   assert.notEqual((await stateOf(worker)).raftId, before.raftId, 'another member: of the old one the log is gone');
   await write(worker, 2);
 

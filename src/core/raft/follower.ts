@@ -1,4 +1,6 @@
-// The follower's side: what a leader sends. Answers are queued; they leave after what they vouch for is on disk.
+// The follower's side: what a leader sends. Answers are queued; they leave after what they vouch for is on disk. They vouch
+// for what was sent, and so was compared, never for what is committed here beyond it: that may be of another history, where
+// a log was put back by hand. It is found as soon as it is compared (StaleLog).
 
 import { becomeFollower, leaderHeard, maybeAppend, send, type RaftState } from './state.js';
 import type { Message, Snapshot } from './types.js';
@@ -13,10 +15,6 @@ export function handleAppend(state: RaftState, message: Message): void {
   const { log } = state;
   const { from, index, logTerm, entries, commit } = message;
   if (entries.some((entry, position) => entry.index !== index + BigInt(position) + 1n)) return;
-  if (index < log.committed) {
-    send(state, 'appendResponse', from, { index: log.committed });
-    return;
-  }
   const lastNew = maybeAppend(state, { index, term: logTerm }, entries);
   if (lastNew !== undefined) {
     log.commitTo(commit < lastNew ? commit : lastNew);
@@ -36,11 +34,12 @@ export function handleSnapshot(state: RaftState, message: Message): void {
   const { log } = state;
   const { snapshot } = message;
   if (snapshot === undefined || !('data' in snapshot)) return;
+  log.compareCommitted(snapshot);
   if (snapshot.index > log.committed) {
     if (log.matches(snapshot.index, snapshot.term)) log.commitTo(snapshot.index);
     else restore(state, snapshot);
   }
-  send(state, 'appendResponse', message.from, { index: log.committed });
+  send(state, 'appendResponse', message.from, { index: snapshot.index });
 }
 
 function restore(state: RaftState, snapshot: Snapshot): void {

@@ -121,9 +121,7 @@ export class EntryLog {
   append(entries: readonly Entry[]): void {
     const from = entries[0]?.index;
     if (from === undefined) return;
-    if (from <= this.committedIndex) {
-      throw new StaleLog(`entry ${from} is another one elsewhere, though ${this.committedIndex} are committed here`);
-    }
+    if (from <= this.committedIndex) throw this.otherThanCommitted(from);
     const { last } = this;
     assert(from <= last + 1n, 'no entries are missing');
     if (from <= last) this.entries.length = Number(from - this.first);
@@ -136,11 +134,36 @@ export class EntryLog {
    * else the index of the last one, and the entries that were new.
    */
   maybeAppend(prev: Position, entries: readonly Entry[]): { readonly lastNew: bigint; readonly added: readonly Entry[] } | undefined {
-    if (!this.matches(prev.index, prev.term)) return undefined;
+    if (prev.index < this.base.index) {
+      // Compacted, so it was committed. From the base on it can be compared again.
+      const base = entries.findIndex(({ index }) => index === this.base.index);
+      if (base !== -1) return this.maybeAppend(entries[base] as Entry, entries.slice(base + 1));
+      const { index: lastNew, term } = entries.at(-1) ?? prev;
+      this.compareCommitted({ index: lastNew, term });
+      return { lastNew, added: [] };
+    }
+    if (!this.matches(prev.index, prev.term)) {
+      this.compareCommitted(prev);
+      return undefined;
+    }
     const conflict = this.findConflict(entries);
     const added = conflict === undefined ? [] : entries.slice(Number(conflict - prev.index) - 1);
     this.append(added);
     return { lastNew: prev.index + BigInt(entries.length), added };
+  }
+
+  /**
+   * What a leader has at this index. It has every committed entry (paper, 5.4.3): where another one is here, this log is not
+   * of its group. Of what was compacted no more is known than that terms never fall along a log.
+   */
+  compareCommitted({ index, term }: Position): void {
+    if (index > this.committedIndex) return;
+    const same = index < this.base.index ? term <= this.base.term : this.matches(index, term);
+    if (!same) throw this.otherThanCommitted(index);
+  }
+
+  private otherThanCommitted(index: bigint): StaleLog {
+    return new StaleLog(`entry ${index} is another one elsewhere, though ${this.committedIndex} are committed here`);
   }
 
   commitTo(index: bigint): void {

@@ -1,7 +1,8 @@
 // How this manager's member of the Raft group is set up: its log, its timing and its bounds.
 
 import { randomBytes } from 'node:crypto';
-import type { RaftStart } from '../../core/raft/types.js';
+import { Membership } from '../../core/raft/confchange.js';
+import type { ConfState, RaftStart } from '../../core/raft/types.js';
 import { RaftLog, RaftLogDamaged, type LoadedLog } from '../../io/raftlog/raftlog.js';
 import type { ConsensusOptions } from './consensusoptions.js';
 
@@ -25,13 +26,24 @@ export async function openLog({ directory, dek, pendingDek, begun }: ConsensusOp
   throw new RaftLogDamaged(directory, 'it is empty, and was not');
 }
 
-/** `founder`: without a snapshot this manager is the group; others learn who is in it from the log. */
-export function startOf(id: bigint, founder: boolean, { snapshot, hardState, entries }: LoadedLog): RaftStart {
-  const first = { voters: founder ? [id] : [], learners: [] };
+/** Before the first entry. `founder`: without a snapshot this manager is the group; others learn who is in it from the log. */
+function firstConf(id: bigint, founder: boolean, { snapshot }: LoadedLog): ConfState {
+  return snapshot === undefined ? { voters: founder ? [id] : [], learners: [] } : { voters: snapshot.voters, learners: snapshot.learners };
+}
+
+/** After the last entry, whether that is committed or not. */
+export function lastConf(id: bigint, founder: boolean, loaded: LoadedLog): ConfState {
+  const membership = new Membership(loaded.snapshot?.index ?? 0n, firstConf(id, founder, loaded));
+  membership.append(loaded.entries);
+  return membership.current;
+}
+
+export function startOf(id: bigint, founder: boolean, loaded: LoadedLog): RaftStart {
+  const { snapshot, hardState, entries } = loaded;
   return {
     id,
     hardState,
-    confState: snapshot === undefined ? first : { voters: snapshot.voters, learners: snapshot.learners },
+    confState: firstConf(id, founder, loaded),
     snapshotIndex: snapshot?.index ?? 0n,
     snapshotTerm: snapshot?.term ?? 0n,
     entries,

@@ -16,7 +16,7 @@ function named(files: LogFiles, ending: string): string[] {
   return [...files.keys()].filter((name) => name.endsWith(ending)).sort();
 }
 
-/** What a start would find. Throws RaftLogDamaged. */
+/** What a start would find: opens everything that it would. Throws RaftLogDamaged. */
 export function readLog(files: LogFiles, deks: readonly Uint8Array[]): LoadedLog {
   const newest = named(files, '.snap').at(-1);
   const snapshot = newest === undefined ? undefined : readSnapshot(newest, files.get(newest) as Buffer, deks).file;
@@ -33,9 +33,7 @@ export function readLog(files: LogFiles, deks: readonly Uint8Array[]): LoadedLog
   return { snapshot, ...replay(records, snapshot), tornBytes };
 }
 
-/** Index of the last entry. Opens everything that a start would; throws RaftLogDamaged. */
-export function checkLog(files: LogFiles, deks: readonly Uint8Array[]): bigint {
-  const { entries, snapshot } = readLog(files, deks);
+export function lastIndexOf({ entries, snapshot }: LoadedLog): bigint {
   return entries.at(-1)?.index ?? snapshot?.index ?? 0n;
 }
 

@@ -5,6 +5,8 @@ import { test } from 'node:test';
 import { create } from '@bufbuild/protobuf';
 import { decideGroup, successor, type GroupDecision, type GroupInput } from '../../src/core/control/managers.js';
 import { createAction } from '../../src/core/store/actions.js';
+import type { Consensus } from '../../src/daemon/manager/consensus.js';
+import { changeMember } from '../../src/daemon/manager/groupchange.js';
 import {
   NodeRole, NodeSchema, NodeSpecSchema, NodeSpec_Availability as Availability, RaftMemberSchema,
   RaftMemberStatus_Reachability as Reachability, type Node, type RaftMember,
@@ -106,6 +108,17 @@ test('a learner votes once it has caught up, and only while it is heard from and
   assert.equal(change({ worker: true, match: 10n })?.kind, 'removeNode');
 });
 
+test('of two members of one node the one that is not heard from is taken out', () => {
+  const twice = (...silent: number[]): GroupInput => {
+    const input = group({}, {}, { silent: silent.includes(3) }, { silent: silent.includes(4) });
+    return { ...input, members: input.members.map((member, index) => (index === 3 ? { ...member, nodeId: 'n3' } : member)) };
+  };
+  assert.equal(removed(decideGroup(twice(3))), 3n);
+  assert.equal(removed(decideGroup(twice(4))), 4n);
+  assert.equal(removed(decideGroup(twice(3, 4))), undefined);
+  assert.equal(removed(decideGroup(twice())), undefined);
+});
+
 test('before anything else the group learns who and where this manager is', () => {
   const input = group({}, { demoted: true }, {});
   const [self, ...others] = input.members as [RaftMember, ...RaftMember[]];
@@ -129,4 +142,19 @@ test('nodes tell who leads, who is reached, and are workers only once they are o
   const [worker] = decideGroup(out).actions.map(({ target }) => target.value as Node).filter(({ id }) => id === 'n3');
   assert.equal(worker?.role, NodeRole.WORKER);
   assert.equal(worker?.managerStatus, undefined);
+});
+
+test('a vote is not given to one that is taken out meanwhile: nobody would take it out again', async () => {
+  const member = create(RaftMemberSchema, { raftId: 2n, nodeId: 'n2', addr: '192.0.2.2:2377' });
+  const there = new Map([[2n, member]]);
+  let proposed = 0;
+  const consensus = {
+    leading: true, members: there, status: { confState: { voters: [1n], learners: [2n] } },
+    proposeChange: () => {
+      proposed += 1;
+      there.clear();
+    },
+  } as unknown as Consensus;
+  assert.equal(await changeMember(consensus, 'addNode', member, 2000), false);
+  assert.equal(proposed, 1);
 });

@@ -39,7 +39,7 @@ export function decideGroup(input: GroupInput): GroupDecision {
   // Until the group names this manager, its books say less than the nodes do.
   const own = ownEntry(input);
   if (own !== undefined) return { actions: [], change: own, handOver: undefined };
-  const leaving = input.members.filter((member) => isLeaving(input.view, member));
+  const leaving = input.members.filter((member) => isLeaving(input.view, member) || isOutlived(input, member));
   const change = removal(input, leaving) ?? promotion(input);
   return { actions: nodeActions(input), change, handOver: handOver(input, leaving) };
 }
@@ -78,6 +78,12 @@ function ownEntry({ members, self }: GroupInput): GroupDecision['change'] {
 /** Its node is to be a worker, or is gone. Also where the node is a worker already: it may have been demoted while it joined. */
 function isLeaving(view: ReadTx, { nodeId }: RaftMember): boolean {
   return view.get('node', nodeId)?.spec?.desiredRole !== NodeRole.MANAGER;
+}
+
+/** Another member is its node, and heard from, while this one is not: a place that was given twice. */
+function isOutlived({ members, status, self }: GroupInput, { raftId, nodeId }: RaftMember): boolean {
+  return raftId !== self.raftId && !isReachable(status, raftId)
+    && members.some((other) => other.nodeId === nodeId && other.raftId !== raftId && isReachable(status, other.raftId));
 }
 
 function removal(input: GroupInput, leaving: readonly RaftMember[]): GroupDecision['change'] {

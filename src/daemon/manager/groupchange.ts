@@ -7,11 +7,17 @@ import type { Consensus } from './consensus.js';
 
 const RETRY_MS = 50;
 
-/** Resolves true once it is applied here; false when this manager does not lead (any more), or not in time. */
+/**
+ * Resolves true once it is applied here; false when this manager does not lead (any more), or not in time, or when the member whose
+ * vote or address it concerns is taken out meanwhile: it would be in the group again, for good.
+ */
 export async function changeMember(consensus: Consensus, kind: ConfChange['kind'], member: RaftMember,
   timeoutMs: number): Promise<boolean> {
   const deadline = performance.now() + timeoutMs;
+  const { members } = consensus;
+  const wasMember = members.get(member.raftId) !== undefined;
   while (consensus.leading && performance.now() < deadline && !isChanged(consensus, kind, member)) {
+    if (kind !== 'removeNode' && wasMember && members.get(member.raftId) === undefined) return false;
     consensus.proposeChange(kind, member);
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }

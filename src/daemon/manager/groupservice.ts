@@ -23,6 +23,7 @@ import type { Consensus } from './consensus.js';
 import { changeMember } from './groupchange.js';
 import type { Manager } from './manager.js';
 import { NO_LEADER } from './proposals.js';
+import { untilRemoved } from './untilremoved.js';
 
 const SNAPSHOT_BYTES_MAX = 1024 * 1024 * 1024;
 const DIAL_BACK_TIMEOUT_MS = 5000;
@@ -42,11 +43,13 @@ export function groupServices(
     group: {
       install: (requests: AsyncIterable<SnapshotChunk>, caller: Caller) => install(ready(), requests, caller),
       propose: async (request: ProposeRequest) => create(ProposeResponseSchema, { taken: ready().proposeFor(request.command) }),
-      subscribeLogs: async ({ selector, options }: SubscribeLogsRequest, _caller: Caller, out: Outgoing<SubscribeLogsMessage>) => {
-        const { broker, consensus: group } = manager() ?? notReady();
-        if (!group.leading) throw new AppFailure({ code: 'unavailable', message: NO_LEADER });
-        const lines = broker.subscribe(selector ?? create(LogSelectorSchema), options ?? create(LogSubscriptionOptionsSchema), out.closed);
-        for await (const line of lines) await out.write(create(SubscribeLogsMessageSchema, { messages: [line] }));
+      subscribeLogs: async ({ selector, options }: SubscribeLogsRequest, caller: Caller, out: Outgoing<SubscribeLogsMessage>) => {
+        const here = manager() ?? notReady();
+        if (!here.consensus.leading) throw new AppFailure({ code: 'unavailable', message: NO_LEADER });
+        await untilRemoved(here, caller.identity?.nodeId ?? '', out.closed, async (over) => {
+          const lines = here.broker.subscribe(selector ?? create(LogSelectorSchema), options ?? create(LogSubscriptionOptionsSchema), over);
+          for await (const line of lines) await out.write(create(SubscribeLogsMessageSchema, { messages: [line] }));
+        });
       },
     },
     membership: {
@@ -63,7 +66,17 @@ function notReady(): never {
 /** A message is believed from the manager it says it comes from only. */
 function isFrom(consensus: Consensus, { from }: Message, caller: Caller): boolean {
   const known = consensus.members.get(from);
-  return known === undefined || known.nodeId === caller.identity?.nodeId;
+  return known === undefined ? mayHaveMissed(consensus, from) : known.nodeId === caller.identity?.nodeId;
+}
+
+/**
+ * A member that is not known here may have joined while this manager was away, and may even lead by now. Whoever hears its leader
+ * knows its members, or will in a moment; only one that leads a group of itself hears nobody else whatever it missed (its log may
+ * have been put back).
+ */
+function mayHaveMissed({ members, status, leading }: Consensus, raftId: bigint): boolean {
+  if (members.wasRemoved(raftId)) return false;
+  return !status.hearsLeader || status.leader === raftId || (leading && status.activeConfState.voters.length === 1);
 }
 
 /**

@@ -2,16 +2,17 @@
 // or come back at another address.
 
 import { randomBytes } from 'node:crypto';
-import { create, fromBinary } from '@bufbuild/protobuf';
+import { create, type DescMessage, type MessageShape } from '@bufbuild/protobuf';
 import { ManagerClient } from '../../io/grpc/client.js';
 import type { Caller, Handler, Outgoing } from '../../io/grpc/server.js';
 import { toAppError } from '../../io/grpc/service.js';
 import type { Message } from '../../core/raft/types.js';
 import type { Receiver } from '../../io/raftpeers/link.js';
 import { WireError, decodeMessage } from '../../io/raftpeers/messages.js';
+import { decode } from '../../io/protobuf/codec.js';
 import { AppFailure } from '../../lib/result.js';
 import {
-  InstallResponseSchema, ProposeResponseSchema, SnapshotFileSchema, type ProposeRequest, type SnapshotChunk,
+  CommandSchema, InstallResponseSchema, ProposeResponseSchema, SnapshotFileSchema, StoreStateSchema, type ProposeRequest, type SnapshotChunk,
 } from '../../model/proto/skein_pb.js';
 import {
   Health, HealthCheckRequestSchema, HealthCheckResponse_ServingStatus, JoinResponseSchema, LeaveResponseSchema, LogSelectorSchema,
@@ -42,7 +43,7 @@ export function groupServices(
   return {
     group: {
       install: (requests: AsyncIterable<SnapshotChunk>, caller: Caller) => install(ready(), requests, caller),
-      propose: async (request: ProposeRequest) => create(ProposeResponseSchema, { taken: ready().proposeFor(request.command) }),
+      propose: async (request: ProposeRequest) => propose(ready(), request.command),
       subscribeLogs: async ({ selector, options }: SubscribeLogsRequest, caller: Caller, out: Outgoing<SubscribeLogsMessage>) => {
         const here = manager() ?? notReady();
         if (!here.consensus.leading) throw new AppFailure({ code: 'unavailable', message: NO_LEADER });
@@ -115,6 +116,22 @@ export class IncomingLinks {
   }
 }
 
+/** Undefined: it is none. Whatever its bytes are made of, they came from outside. */
+function decoded<D extends DescMessage>(schema: D, bytes: Uint8Array): MessageShape<D> | undefined {
+  try {
+    return decode(schema, bytes);
+  } catch {
+    return undefined;
+  }
+}
+
+/** What is in the log is decoded by every manager at every start: what cannot be is not taken. */
+function propose(consensus: Consensus, bytes: Uint8Array): object {
+  const id = decoded(CommandSchema, bytes)?.id ?? '';
+  if (id === '') throw new AppFailure({ code: 'invalid_argument', message: 'the proposal is no command' });
+  return create(ProposeResponseSchema, { taken: consensus.proposeFor(bytes) });
+}
+
 function messageOf(bytes: Uint8Array): Message | undefined {
   try {
     return decodeMessage(bytes);
@@ -135,11 +152,18 @@ async function install(consensus: Consensus, requests: AsyncIterable<SnapshotChu
     parts.push(data);
   }
   const message = messageOf(header);
-  if (message === undefined || !isFrom(consensus, message, caller)) throw new AppFailure({ code: 'invalid_argument', message: 'a snapshot without its message' });
+  if (message?.kind !== 'snapshot' || !isFrom(consensus, message, caller)) invalid('a snapshot without its message');
   const data = Buffer.concat(parts);
-  const { index, term, voters, learners } = fromBinary(SnapshotFileSchema, data);
+  const { index, term, voters, learners, data: bytes } = decoded(SnapshotFileSchema, data) ?? invalid('the snapshot is damaged');
+  const state = decoded(StoreStateSchema, bytes);
+  // Of an index that was not reached nothing more could be applied.
+  if (state === undefined || state.index > index) invalid('the snapshot is damaged');
   consensus.step({ ...message, snapshot: { index, term, confState: { voters, learners }, data } });
   return create(InstallResponseSchema);
+}
+
+function invalid(message: string): never {
+  throw new AppFailure({ code: 'invalid_argument', message });
 }
 
 function refuse(message: string): never {

@@ -12,6 +12,7 @@ import type { Manager } from '../../src/daemon/manager/manager.js';
 import { SwarmFiles } from '../../src/daemon/swarmstate.js';
 import type { Credentials } from '../../src/io/grpc/client.js';
 import { Link } from '../../src/io/raftpeers/link.js';
+import type { Sender } from '../../src/io/raftpeers/messages.js';
 import { unwrap } from '../../src/lib/result.js';
 import { NodeRole, NodeSpecSchema, type NodeSpec } from '../../src/model/proto/swarmkit_pb.js';
 import { cluster, manager } from '../support/manager-node.js';
@@ -49,9 +50,9 @@ interface Opened {
   readonly told: string[];
 }
 
-async function open(to: TestNode, from: Credentials): Promise<Opened> {
+async function open(to: TestNode, from: Credentials, sender: Sender): Promise<Opened> {
   const told: string[] = [];
-  const link = new Link(to.address, from, () => told.push('ready'), () => told.push('end'));
+  const link = new Link(to.address, from, sender, { ready: () => told.push('ready'), ended: () => told.push('end') });
   closing.push(() => link.close());
   await eventually('the link stands, or ends', 3000, async () => assert.notEqual(told.length, 0));
   return { link, told };
@@ -69,20 +70,20 @@ describe('a manager that was taken out', () => {
     unwrap(await second.join(first, { joinToken: cluster(first).rootCa?.joinTokens?.manager ?? '' }));
     await eventually('two voters', 5000, async () => assert.equal(consensus(first).status.confState.voters.length, 2));
     const { nodeId } = second.node.local();
-    const itsRaftId = consensus(second).raftId;
+    const sender = { raftId: consensus(second).raftId, addr: second.address };
     const credentials: Credentials = { ...await new SwarmFiles(second.stateDir).loadCertificates(), serverName: 'swarm-manager' };
-    const { link, told } = await open(first, credentials);
+    const { link, told } = await open(first, credentials, sender);
 
     await demote(first, nodeId);
     await second.node.close();
     const { term } = consensus(first).status;
-    link.send([append(consensus(first).raftId, itsRaftId)]);
+    link.send([append(consensus(first).raftId, sender.raftId)]);
     await sleep(200);
     assert.deepEqual([consensus(first).leading, consensus(first).status.term, told], [true, term, ['ready']]);
 
     await remove(first, nodeId);
     await eventually('the link ends', 3000, async () => assert.deepEqual(told, ['ready', 'end']));
-    const again = await open(first, credentials);
+    const again = await open(first, credentials, sender);
     await eventually('another one ends', 3000, async () => assert.equal(again.told.at(-1), 'end'));
     assert.equal(consensus(first).leading, true);
 
@@ -94,7 +95,7 @@ describe('a manager that was taken out', () => {
     });
     const restarted = first.restart();
     await eventually('its log is read, its manager is not there yet', 3000, async () => assert.ok(hold !== undefined));
-    const early = await open(first, credentials);
+    const early = await open(first, credentials, sender);
     await eventually('one in that moment ends too', 3000, async () => assert.equal(early.told.at(-1), 'end'));
     held.mock.restore();
     hold?.();

@@ -8,7 +8,7 @@ import type { Caller, Handler, Outgoing } from '../../io/grpc/server.js';
 import { toAppError } from '../../io/grpc/service.js';
 import type { Message } from '../../core/raft/types.js';
 import type { Receiver } from '../../io/raftpeers/link.js';
-import { WireError, decodeMessage } from '../../io/raftpeers/messages.js';
+import { WireError, decodeMessage, type Sender } from '../../io/raftpeers/messages.js';
 import { decode } from '../../io/protobuf/codec.js';
 import { AppFailure } from '../../lib/result.js';
 import {
@@ -21,6 +21,7 @@ import {
 } from '../../model/proto/swarmkit_pb.js';
 import type { Credentials } from '../../io/grpc/client.js';
 import type { Consensus } from './consensus.js';
+import { parseHostPort } from '../addresses.js';
 import { changeMember } from './groupchange.js';
 import type { Manager } from './manager.js';
 import { NO_LEADER } from './proposals.js';
@@ -65,9 +66,9 @@ function notReady(): never {
 }
 
 /** A message is believed from the manager it says it comes from only. */
-function isFrom(consensus: Consensus, { from }: Message, caller: Caller): boolean {
-  const known = consensus.members.get(from);
-  return known === undefined ? mayHaveMissed(consensus, from) : known.nodeId === caller.identity?.nodeId;
+function isFrom(consensus: Consensus, raftId: bigint, caller: Caller): boolean {
+  const known = consensus.members.get(raftId);
+  return known === undefined ? mayHaveMissed(consensus, raftId) : known.nodeId === caller.identity?.nodeId;
 }
 
 /**
@@ -98,17 +99,30 @@ export class IncomingLinks {
     const consensus = this.consensus();
     if (consensus === undefined) return undefined;
     let from = 0n;
+    let sender: Sender | undefined;
+    /** It speaks for the first member that it is believed to come from. */
+    const speaksFor = (member: bigint): boolean => {
+      if ((from !== 0n && from !== member) || !isFrom(consensus, member, caller)) return false;
+      if (from !== 0n) return true;
+      from = member;
+      this.newest.set(from, receiver);
+      const addr = sender?.raftId === from ? addressOf(sender, caller) : undefined;
+      if (addr !== undefined) consensus.located(from, addr);
+      return true;
+    };
     const receiver: Receiver = {
+      begun: (said) => {
+        sender = said;
+        speaksFor(said.raftId);
+      },
       receive: (message) => {
         // Snapshots come by install().
-        if (message.kind === 'snapshot' || !isFrom(consensus, message, caller)) return;
-        if (from !== message.from) this.newest.set(message.from, receiver);
-        from = message.from;
-        consensus.step(message);
+        if (message.kind !== 'snapshot' && speaksFor(message.from)) consensus.step(message);
       },
       ended: () => {
         if (this.newest.get(from) !== receiver) return;
         this.newest.delete(from);
+        consensus.located(from, undefined);
         consensus.suspect(from);
       },
     };
@@ -132,6 +146,10 @@ function propose(consensus: Consensus, bytes: Uint8Array): object {
   return create(ProposeResponseSchema, { taken: consensus.proposeFor(bytes) });
 }
 
+function addressOf({ addr }: Sender, caller: Caller): string | undefined {
+  return parseHostPort(addr, 0).ok ? reachableAt(addr, caller.address) : undefined;
+}
+
 function messageOf(bytes: Uint8Array): Message | undefined {
   try {
     return decodeMessage(bytes);
@@ -152,7 +170,7 @@ async function install(consensus: Consensus, requests: AsyncIterable<SnapshotChu
     parts.push(data);
   }
   const message = messageOf(header);
-  if (message?.kind !== 'snapshot' || !isFrom(consensus, message, caller)) invalid('a snapshot without its message');
+  if (message?.kind !== 'snapshot' || !isFrom(consensus, message.from, caller)) invalid('a snapshot without its message');
   const data = Buffer.concat(parts);
   const { index, term, voters, learners, data: bytes } = decoded(SnapshotFileSchema, data) ?? invalid('the snapshot is damaged');
   const state = decoded(StoreStateSchema, bytes);

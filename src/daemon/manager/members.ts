@@ -11,6 +11,7 @@ export class Members {
   private readonly byId = new Map<bigint, RaftMember>();
   /** Taken out of the group in this process' life, the last ones last. A raft id is never used again. */
   private readonly removed = new Set<bigint>();
+  private readonly seen = new Map<bigint, string>();
 
   constructor(members: readonly RaftMember[]) {
     this.replace(members);
@@ -30,9 +31,23 @@ export class Members {
 
   private remove(raftId: bigint): void {
     this.byId.delete(raftId);
+    this.seen.delete(raftId);
     this.removed.add(raftId);
     const [oldest] = this.removed;
     if (oldest !== undefined && this.removed.size > REMOVED_MAX) this.removed.delete(oldest);
+  }
+
+  /** As a link of it says, for as long as that stands: it may have moved, or come, while this manager was away. */
+  located(raftId: bigint, addr: string | undefined): void {
+    if (addr === undefined) this.seen.delete(raftId);
+    else this.seen.set(raftId, addr);
+  }
+
+  /** Where all but this one are reached. */
+  addresses(but: bigint): Map<bigint, string> {
+    const addresses = new Map([...this.list().map(({ raftId, addr }) => [raftId, addr] as const), ...this.seen]);
+    addresses.delete(but);
+    return addresses;
   }
 
   get(raftId: bigint): RaftMember | undefined {

@@ -117,23 +117,21 @@ class Peer {
   private closed = false;
   /** With older credentials: what is to be sent goes by it until the own link is heard at the other end. */
   private before: Peer | undefined;
-  private heard: boolean;
+  private heard = false;
   private superseded = false;
   private retire: NodeJS.Timeout | undefined;
 
   constructor(member: bigint, address: string, options: RaftPeersOptions, onDrop: () => void, before: Peer | undefined) {
-    this.before = before?.standing();
-    this.heard = this.before === undefined;
-    if (this.before !== undefined) {
-      this.before.superseded = true;
-      this.retire = setTimeout(() => this.takeOver(), RENEW_MS_MAX).unref();
-    }
+    before?.supersede();
+    this.before = before;
     this.member = member;
     this.address = address;
     this.options = options;
     this.onDrop = onDrop;
     this.client = this.connect();
     this.open();
+    if (before?.way === undefined) this.takeOver();
+    else this.retire = setTimeout(() => this.takeOver(), RENEW_MS_MAX).unref();
   }
 
   private connect(): ManagerClient {
@@ -172,20 +170,26 @@ class Peer {
     this.before?.close();
   }
 
-  /** It, or the one before it, whose link the other end has heard; the rest ends. */
-  private standing(): Peer | undefined {
-    if (this.heard && this.link?.ready === true) return this;
-    const before = this.before?.standing();
-    this.before = undefined;
-    this.close();
-    return before;
+  /** What stands goes on, and no link is made any more: one made later than the successor's would count as the newest. */
+  private supersede(): void {
+    this.superseded = true;
+    clearTimeout(this.again);
+    if (this.link?.ready === true) return;
+    this.link?.close();
+    this.link = undefined;
   }
 
-  /** The other end counts this link as the newest: what becomes of the one before tells nothing any more. */
+  /** The link that messages go by as it is. */
+  private get way(): Link | undefined {
+    return this.heard ? this.link : this.before?.way ?? this.link;
+  }
+
+  /** The other end counts the own link as the newest: what becomes of the one before tells nothing any more. */
   private takeOver(): void {
     if (this.heard) return;
     this.heard = true;
     clearTimeout(this.retire);
+    if (this.before === undefined) return;
     this.retire = setTimeout(() => {
       this.before?.close();
       this.before = undefined;
@@ -193,7 +197,7 @@ class Peer {
   }
 
   private write(messages: readonly Message[], bytes: number): void {
-    const link = this.heard ? this.open() : this.before?.link ?? this.open();
+    const link = this.heard ? this.open() : this.before?.way ?? this.open();
     if (link !== undefined && link.waitingBytes + bytes <= QUEUE_BYTES_MAX) {
       link.send(messages);
       return;
@@ -229,7 +233,7 @@ class Peer {
     clearTimeout(this.again);
     if (this.closed) return;
     if (!this.superseded) this.again = setTimeout(() => this.open(), RECONNECT_IDLE_MS).unref();
-    if (this.heard || this.before?.link === undefined) this.options.onUnreachable(this.member);
+    if (this.heard || this.before?.way === undefined) this.options.onUnreachable(this.member);
   }
 
   private install(message: Message): void {

@@ -8,7 +8,9 @@ import type { Entry, Message, MessageKind } from '../../src/core/raft/types.js';
 import { decode, encode } from '../../src/io/protobuf/codec.js';
 import { encodeRecords, type RecordOut } from '../../src/io/raftlog/records.js';
 import { FrameReader } from '../../src/io/raftpeers/frames.js';
-import { LENGTH_BYTES, PING, WireError, decodeBatch, decodeMessage, encodeFrame, encodeMessage } from '../../src/io/raftpeers/messages.js';
+import {
+  LENGTH_BYTES, PING, WireError, decodeBatch, decodeMessage, decodeSender, encodeFrame, encodeMessage, encodeSender,
+} from '../../src/io/raftpeers/messages.js';
 import { Prng } from '../../src/lib/prng.js';
 import { EntryKind, LogBatchSchema, RaftBatchSchema, CommandSchema, StoreStateSchema, file_skein } from '../../src/model/proto/skein_pb.js';
 import { file_swarmkit } from '../../src/model/proto/swarmkit_pb.js';
@@ -179,6 +181,19 @@ describe('frames between managers', () => {
     }
   });
 
+  it('begin with who sends, as the library writes it', () => {
+    for (const sender of [{ raftId: 7n, addr: '10.0.0.1:2377' }, { raftId: 2n ** 63n - 1n, addr: `[${'f'.repeat(200)}::1]:2377` }]) {
+      const frame = encodeSender(sender);
+      assert.equal(frame.readUInt32BE(), frame.length - LENGTH_BYTES);
+      const batch = frame.subarray(LENGTH_BYTES);
+      assert.deepEqual(batch, Buffer.from(toBinary(RaftBatchSchema, create(RaftBatchSchema, { sender }))));
+      assert.deepEqual(decodeSender(batch), sender);
+      assert.deepEqual(decodeBatch(batch), [], 'a manager that knows no senders');
+      assert.throws(() => decodeSender(batch.subarray(0, -1)), WireError);
+    }
+    assert.equal(decodeSender(encodeFrame([message(new Prng(3n))]).subarray(LENGTH_BYTES)), undefined);
+  });
+
   it('that are too long, cut off or of an unknown kind are refused or left out', () => {
     const random = new Prng(10n);
     const length = Buffer.alloc(LENGTH_BYTES);
@@ -208,6 +223,7 @@ describe('frames between managers', () => {
       const noise = Uint8Array.from({ length: random.below(40) }, () => random.below(256));
       try {
         decodeBatch(noise);
+        decodeSender(noise);
       } catch (error) {
         assert.ok(error instanceof WireError, String(error));
       }

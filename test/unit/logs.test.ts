@@ -60,7 +60,7 @@ class World {
 
   /** One PublishLogs call as the node makes it; resolves when it is answered or refused. */
   publish(nodeId: string, messages: Iterable<PublishLogsMessage> | AsyncIterable<PublishLogsMessage>): Promise<unknown> {
-    const handler = logBrokerHandlers({ broker: this.broker } as unknown as Manager).publishLogs as
+    const handler = logBrokerHandlers({ broker: this.broker, view: () => this.swarm.store } as unknown as Manager).publishLogs as
       (requests: AsyncIterable<PublishLogsMessage>, caller: object) => Promise<object>;
     const requests = (async function* () { yield* messages; })();
     return handler(requests, { identity: { nodeId, organization: '', roles: [] }, address: '' }).catch((error: unknown) => error);

@@ -10,10 +10,11 @@ import type { Message } from '../../src/core/raft/types.js';
 import type { Credentials } from '../../src/io/grpc/client.js';
 import { startGrpcServer, type Caller, type GrpcServer } from '../../src/io/grpc/server.js';
 import { Link, acceptLink } from '../../src/io/raftpeers/link.js';
-import { RAFT_PROTOCOL } from '../../src/io/raftpeers/messages.js';
+import { RAFT_PROTOCOL, type Sender } from '../../src/io/raftpeers/messages.js';
 import { createCsr, createRootCa, signCsr } from '../../src/io/x509/certificates.js';
 import { fail, ok, unwrap } from '../../src/lib/result.js';
 
+const SELF: Sender = { raftId: 2n, addr: '10.0.0.2:2377' };
 type Root = Awaited<ReturnType<typeof createRootCa>>;
 
 const closing: (() => unknown)[] = [];
@@ -30,6 +31,7 @@ async function credentials(root: Root, role: 'swarm-manager' | 'swarm-worker', n
 interface Received {
   readonly server: GrpcServer;
   readonly messages: Message[];
+  readonly senders: Sender[];
   readonly callers: Caller[];
   ended: number;
 }
@@ -38,6 +40,7 @@ async function serve(root: Root): Promise<Received> {
   const { key, certificate } = await credentials(root, 'swarm-manager', 'm1');
   const messages: Message[] = [];
   const callers: Caller[] = [];
+  const senders: Sender[] = [];
   const server = await startGrpcServer({
     host: '127.0.0.1', port: 0, identity: { key: key ?? '', certificate: certificate ?? '', rootCa: root.certificate }, services: [],
     onBug: (error) => { throw error; },
@@ -47,11 +50,13 @@ async function serve(root: Root): Promise<Received> {
       protocol: RAFT_PROTOCOL, path: '/skein.v1.ManagerGroup/Link',
       accept: (socket, caller) => {
         callers.push(caller);
-        acceptLink(socket, { receive: (message) => messages.push(message), ended: () => { received.ended += 1; } });
+        acceptLink(socket, {
+          begun: (sender) => senders.push(sender), receive: (message) => messages.push(message), ended: () => { received.ended += 1; },
+        });
       },
     },
   });
-  const received: Received = { server, messages, callers, ended: 0 };
+  const received: Received = { server, messages, senders, callers, ended: 0 };
   closing.push(() => server.close());
   return received;
 }
@@ -63,7 +68,7 @@ interface Opened {
 
 function open(port: number, from: Credentials): Opened {
   const told: string[] = [];
-  const link = new Link(`127.0.0.1:${port}`, from, () => told.push('ready'), () => told.push('end'));
+  const link = new Link(`127.0.0.1:${port}`, from, SELF, { ready: () => told.push('ready'), ended: () => told.push('end') });
   closing.push(() => link.close());
   return { link, told };
 }
@@ -93,6 +98,7 @@ describe('a link', () => {
     assert.deepEqual(received.messages.map(({ entries }) => entries[0]?.data.length), [10, 0, 70_000, 1, 1_500_000, 300, 10, 0]);
     assert.ok(sent.every((one, i) => Buffer.from(received.messages[i]?.entries[0]?.data ?? []).equals(one.entries[0]?.data as Buffer)));
     assert.deepEqual(received.callers.map(({ identity }) => identity?.nodeId), ['m2']);
+    assert.deepEqual(received.senders, [SELF]);
     link.close();
     await until('the other end is told', () => received.ended === 1);
     assert.deepEqual(told, ['ready']);

@@ -59,8 +59,8 @@ export class RaftNode {
     const { id, role, leader, term, log, conf } = this.state;
     const { index: applied, term: appliedTerm, confState } = this.applied;
     return {
-      id, role, leader, term, commit: log.committed, applied, appliedTerm, last: log.last, confState, activeConfState: conf,
-      progress: this.progressViews(),
+      id, role, leader, hearsLeader: this.leader || inLease(this.state), term, commit: log.committed, applied, appliedTerm,
+      last: log.last, confState, activeConfState: conf, progress: this.progressViews(),
     };
   }
 

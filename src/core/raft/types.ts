@@ -133,6 +133,8 @@ export interface RaftStatus {
   readonly id: bigint;
   readonly role: Role;
   readonly leader: bigint;
+  /** It leads, or its leader spoke within the last election timeout. */
+  readonly hearsLeader: boolean;
   readonly term: bigint;
   readonly commit: bigint;
   readonly applied: bigint;

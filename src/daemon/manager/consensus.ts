@@ -68,7 +68,7 @@ export class Consensus {
 
   private constructor(options: ConsensusOptions, { log, loaded }: { log: RaftLog; loaded: LoadedLog }) {
     const { snapshot, hardState, tornBytes } = loaded;
-    const { raftId } = options;
+    const { raftId, advertiseAddr: addr } = options;
     this.options = options;
     this.log = log;
     this.raftId = raftId;
@@ -93,8 +93,10 @@ export class Consensus {
       this.wake.raise();
     }, BARRIER_TIMEOUT_MS, BigInt(randomBytes(6).readUIntBE(0, 6)));
     this.peers = new RaftPeers({
+      self: { raftId, addr },
       credentials: options.credentials,
-      readSnapshot: () => this.readSnapshot(),
+      // Of now: after an older one on disk only more entries would have to follow.
+      readSnapshot: async () => toBinary(SnapshotFileSchema, this.snapshotFile()),
       onUnreachable: (member) => this.raft.reportUnreachable(member),
       onSnapshotSent: (member, ok) => {
         this.raft.reportSnapshot(member, ok);
@@ -151,8 +153,7 @@ export class Consensus {
 
   /** The leader as far as this manager knows; undefined while there is none. */
   leader(): RaftMember | undefined {
-    const { leader } = this.raft.status;
-    return leader === 0n ? undefined : this.members.get(leader);
+    return this.members.get(this.raft.status.leader);
   }
 
   /** To the manager that leads, when that is another one. */
@@ -186,6 +187,12 @@ export class Consensus {
       this.options.onStale(error.message);
     }
     this.wake.raise();
+  }
+
+  /** Where a manager is reached, as its link here says; undefined when that ended. */
+  located(member: bigint, addr: string | undefined): void {
+    this.members.located(member, addr);
+    this.setPeers();
   }
 
   /** The connection from another manager ended. */
@@ -335,8 +342,7 @@ export class Consensus {
     if (kind === 'confChange') {
       this.raft.applyConfChange(entry);
       const change = decodeConfChange(data);
-      if (change === undefined) return;
-      this.members.apply(change);
+      if (change !== undefined) this.members.apply(change);
       this.setPeers();
       return;
     }
@@ -351,8 +357,7 @@ export class Consensus {
   }
 
   private setPeers(): void {
-    const others = this.members.list().filter(({ raftId }) => raftId !== this.raftId);
-    this.peers.setMembers(new Map(others.map(({ raftId, addr }) => [raftId, addr])));
+    this.peers.setMembers(this.members.addresses(this.raftId));
   }
 
   private snapshotFile(): SnapshotFile {
@@ -361,11 +366,6 @@ export class Consensus {
       ...this.applied, voters: [...confState.voters], learners: [...confState.learners], members: this.members.list(),
       data: encode(StoreStateSchema, this.store.snapshot()),
     });
-  }
-
-  /** For a follower that is too far behind. Of now: an older one on disk would only be followed by more entries. */
-  private async readSnapshot(): Promise<Uint8Array> {
-    return toBinary(SnapshotFileSchema, this.snapshotFile());
   }
 
   /** At a quiet moment if one comes: what is on disk and not applied yet keeps the old key needed. */

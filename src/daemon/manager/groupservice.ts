@@ -2,16 +2,17 @@
 // or come back at another address.
 
 import { randomBytes } from 'node:crypto';
-import { create, fromBinary } from '@bufbuild/protobuf';
+import { create, type DescMessage, type MessageShape } from '@bufbuild/protobuf';
 import { ManagerClient } from '../../io/grpc/client.js';
 import type { Caller, Handler, Outgoing } from '../../io/grpc/server.js';
 import { toAppError } from '../../io/grpc/service.js';
 import type { Message } from '../../core/raft/types.js';
 import type { Receiver } from '../../io/raftpeers/link.js';
-import { WireError, decodeMessage } from '../../io/raftpeers/messages.js';
+import { WireError, decodeMessage, type Sender } from '../../io/raftpeers/messages.js';
+import { decode } from '../../io/protobuf/codec.js';
 import { AppFailure } from '../../lib/result.js';
 import {
-  InstallResponseSchema, ProposeResponseSchema, SnapshotFileSchema, type ProposeRequest, type SnapshotChunk,
+  CommandSchema, InstallResponseSchema, ProposeResponseSchema, SnapshotFileSchema, StoreStateSchema, type ProposeRequest, type SnapshotChunk,
 } from '../../model/proto/skein_pb.js';
 import {
   Health, HealthCheckRequestSchema, HealthCheckResponse_ServingStatus, JoinResponseSchema, LeaveResponseSchema, LogSelectorSchema,
@@ -20,9 +21,11 @@ import {
 } from '../../model/proto/swarmkit_pb.js';
 import type { Credentials } from '../../io/grpc/client.js';
 import type { Consensus } from './consensus.js';
+import { parseHostPort } from '../addresses.js';
 import { changeMember } from './groupchange.js';
 import type { Manager } from './manager.js';
 import { NO_LEADER } from './proposals.js';
+import { untilRemoved } from './untilremoved.js';
 
 const SNAPSHOT_BYTES_MAX = 1024 * 1024 * 1024;
 const DIAL_BACK_TIMEOUT_MS = 5000;
@@ -42,12 +45,14 @@ export function groupServices(
   return {
     group: {
       install: (requests: AsyncIterable<SnapshotChunk>, caller: Caller) => install(ready(), requests, caller),
-      propose: async (request: ProposeRequest) => create(ProposeResponseSchema, { taken: ready().proposeFor(request.command) }),
-      subscribeLogs: async ({ selector, options }: SubscribeLogsRequest, _caller: Caller, out: Outgoing<SubscribeLogsMessage>) => {
-        const { broker, consensus: group } = manager() ?? notReady();
-        if (!group.leading) throw new AppFailure({ code: 'unavailable', message: NO_LEADER });
-        const lines = broker.subscribe(selector ?? create(LogSelectorSchema), options ?? create(LogSubscriptionOptionsSchema), out.closed);
-        for await (const line of lines) await out.write(create(SubscribeLogsMessageSchema, { messages: [line] }));
+      propose: async (request: ProposeRequest) => propose(ready(), request.command),
+      subscribeLogs: async ({ selector, options }: SubscribeLogsRequest, caller: Caller, out: Outgoing<SubscribeLogsMessage>) => {
+        const here = manager() ?? notReady();
+        if (!here.consensus.leading) throw new AppFailure({ code: 'unavailable', message: NO_LEADER });
+        await untilRemoved(here, caller.identity?.nodeId ?? '', out.closed, async (over) => {
+          const lines = here.broker.subscribe(selector ?? create(LogSelectorSchema), options ?? create(LogSubscriptionOptionsSchema), over);
+          for await (const line of lines) await out.write(create(SubscribeLogsMessageSchema, { messages: [line] }));
+        });
       },
     },
     membership: {
@@ -68,9 +73,19 @@ function notReady(): never {
 }
 
 /** A message is believed from the manager it says it comes from only. */
-function isFrom(consensus: Consensus, { from }: Message, caller: Caller): boolean {
-  const known = consensus.members.get(from);
-  return known === undefined || known.nodeId === caller.identity?.nodeId;
+function isFrom(consensus: Consensus, raftId: bigint, caller: Caller): boolean {
+  const known = consensus.members.get(raftId);
+  return known === undefined ? mayHaveMissed(consensus, raftId) : known.nodeId === caller.identity?.nodeId;
+}
+
+/**
+ * A member that is not known here may have joined while this manager was away, and may even lead by now. Whoever hears its leader
+ * knows its members, or will in a moment; only one that leads a group of itself hears nobody else whatever it missed (its log may
+ * have been put back).
+ */
+function mayHaveMissed({ members, status, leading }: Consensus, raftId: bigint): boolean {
+  if (members.wasRemoved(raftId)) return false;
+  return !status.hearsLeader || status.leader === raftId || (leading && status.activeConfState.voters.length === 1);
 }
 
 /**
@@ -91,22 +106,55 @@ export class IncomingLinks {
     const consensus = this.consensus();
     if (consensus === undefined) return undefined;
     let from = 0n;
+    let sender: Sender | undefined;
+    /** It speaks for the first member that it is believed to come from. */
+    const speaksFor = (member: bigint): boolean => {
+      if ((from !== 0n && from !== member) || !isFrom(consensus, member, caller)) return false;
+      if (from !== 0n) return true;
+      from = member;
+      this.newest.set(from, receiver);
+      const addr = sender?.raftId === from ? addressOf(sender, caller) : undefined;
+      if (addr !== undefined) consensus.located(from, addr);
+      return true;
+    };
     const receiver: Receiver = {
+      begun: (said) => {
+        sender = said;
+        speaksFor(said.raftId);
+      },
       receive: (message) => {
         // Snapshots come by install().
-        if (message.kind === 'snapshot' || !isFrom(consensus, message, caller)) return;
-        if (from !== message.from) this.newest.set(message.from, receiver);
-        from = message.from;
-        consensus.step(message);
+        if (message.kind !== 'snapshot' && speaksFor(message.from)) consensus.step(message);
       },
       ended: () => {
         if (this.newest.get(from) !== receiver) return;
         this.newest.delete(from);
+        consensus.located(from, undefined);
         consensus.suspect(from);
       },
     };
     return receiver;
   }
+}
+
+/** Undefined: it is none. Whatever its bytes are made of, they came from outside. */
+function decoded<D extends DescMessage>(schema: D, bytes: Uint8Array): MessageShape<D> | undefined {
+  try {
+    return decode(schema, bytes);
+  } catch {
+    return undefined;
+  }
+}
+
+/** What is in the log is decoded by every manager at every start: what cannot be is not taken. */
+function propose(consensus: Consensus, bytes: Uint8Array): object {
+  const id = decoded(CommandSchema, bytes)?.id ?? '';
+  if (id === '') throw new AppFailure({ code: 'invalid_argument', message: 'the proposal is no command' });
+  return create(ProposeResponseSchema, { taken: consensus.proposeFor(bytes) });
+}
+
+function addressOf({ addr }: Sender, caller: Caller): string | undefined {
+  return parseHostPort(addr, 0).ok ? reachableAt(addr, caller.address) : undefined;
 }
 
 function messageOf(bytes: Uint8Array): Message | undefined {
@@ -129,11 +177,18 @@ async function install(consensus: Consensus, requests: AsyncIterable<SnapshotChu
     parts.push(data);
   }
   const message = messageOf(header);
-  if (message === undefined || !isFrom(consensus, message, caller)) throw new AppFailure({ code: 'invalid_argument', message: 'a snapshot without its message' });
+  if (message?.kind !== 'snapshot' || !isFrom(consensus, message.from, caller)) invalid('a snapshot without its message');
   const data = Buffer.concat(parts);
-  const { index, term, voters, learners } = fromBinary(SnapshotFileSchema, data);
+  const { index, term, voters, learners, data: bytes } = decoded(SnapshotFileSchema, data) ?? invalid('the snapshot is damaged');
+  const state = decoded(StoreStateSchema, bytes);
+  // Of an index that was not reached nothing more could be applied.
+  if (state === undefined || state.index > index) invalid('the snapshot is damaged');
   consensus.step({ ...message, snapshot: { index, term, confState: { voters, learners }, data } });
   return create(InstallResponseSchema);
+}
+
+function invalid(message: string): never {
+  throw new AppFailure({ code: 'invalid_argument', message });
 }
 
 function refuse(message: string): never {

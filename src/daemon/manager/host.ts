@@ -171,7 +171,7 @@ export class ManagerHost {
       host: host === '' ? '0.0.0.0' : host,
       port,
       identity: options.identity(),
-      authorize: (path, caller) => authorize({ view: this.manager?.view(), clusterId: options.state().clusterId }, path, caller),
+      authorize: (path, caller) => authorize({ view: this.consensus?.store, clusterId: options.state().clusterId }, path, caller),
       onBug: options.onBug,
       onLimit: limitLog(options.logger),
       links: {
@@ -236,6 +236,10 @@ export class ManagerHost {
     if (this.closed) await consensus.close();
     this.endIfClosed();
     this.consensus = consensus;
+    // Calls are authorized one by one; a link stands for months.
+    consensus.onEvents((events) => {
+      if (events.some(({ kind }) => kind === 'cluster')) this.server?.authorizeAgain();
+    });
     await consensus.start();
     this.endIfClosed();
     const manager = new Manager(consensus, logger, { nodeId, advertiseAddr });

@@ -8,6 +8,7 @@ import {
 } from '../../model/proto/swarmkit_pb.js';
 import type { Publisher } from './logsubscription.js';
 import type { Manager } from './manager.js';
+import { checkThere, untilRemoved } from './untilremoved.js';
 
 /** Subscriptions not yet taken by a node; a node that is this far behind is cut off and comes back. */
 const QUEUE_MAX = 1024;
@@ -16,31 +17,7 @@ export function logBrokerHandlers(manager: Manager): Record<string, Handler> {
   return {
     listenSubscriptions: async (_request: ListenSubscriptionsRequest, caller: Caller, out: Outgoing<SubscriptionMessage>) => {
       const nodeId = caller.identity?.nodeId ?? '';
-      const queue: SubscriptionMessage[] = [];
-      let wake: (() => void) | undefined;
-      let overflow = false;
-      const stop = manager.broker.listen(nodeId, (message) => {
-        if (queue.length >= QUEUE_MAX) overflow = true;
-        else queue.push(message);
-        wake?.();
-      });
-      const end = (): void => wake?.();
-      out.closed.addEventListener('abort', end);
-      try {
-        while (!out.closed.aborted && !overflow) {
-          const message = queue.shift();
-          if (message !== undefined) await out.write(message);
-          else {
-            await new Promise<void>((resolve) => {
-              wake = resolve;
-            });
-          }
-        }
-        if (overflow) throw new AppFailure({ code: 'resource_exhausted', message: 'log subscriptions are not being taken' });
-      } finally {
-        stop();
-        out.closed.removeEventListener('abort', end);
-      }
+      return untilRemoved(manager, nodeId, out.closed, (over) => listen(manager, nodeId, over, out));
     },
     publishLogs: async (requests: AsyncIterable<PublishLogsMessage>, caller: Caller) => {
       const nodeId = caller.identity?.nodeId ?? '';
@@ -49,6 +26,7 @@ export function logBrokerHandlers(manager: Manager): Record<string, Handler> {
       let complete = false;
       try {
         for await (const message of requests) {
+          checkThere(manager, nodeId);
           if (message.subscriptionId === '') throw new AppFailure({ code: 'invalid_argument', message: 'missing subscription ID' });
           if (publisher === undefined) {
             subscriptionId = message.subscriptionId;
@@ -72,4 +50,32 @@ export function logBrokerHandlers(manager: Manager): Record<string, Handler> {
       return create(PublishLogsResponseSchema);
     },
   };
+}
+
+async function listen(manager: Manager, nodeId: string, over: AbortSignal, out: Outgoing<SubscriptionMessage>): Promise<void> {
+  const queue: SubscriptionMessage[] = [];
+  let wake: (() => void) | undefined;
+  let overflow = false;
+  const stop = manager.broker.listen(nodeId, (message) => {
+    if (queue.length >= QUEUE_MAX) overflow = true;
+    else queue.push(message);
+    wake?.();
+  });
+  const end = (): void => wake?.();
+  over.addEventListener('abort', end);
+  try {
+    while (!over.aborted && !overflow) {
+      const message = queue.shift();
+      if (message !== undefined) await out.write(message);
+      else {
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+        });
+      }
+    }
+    if (overflow) throw new AppFailure({ code: 'resource_exhausted', message: 'log subscriptions are not being taken' });
+  } finally {
+    stop();
+    over.removeEventListener('abort', end);
+  }
 }

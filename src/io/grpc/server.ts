@@ -55,7 +55,7 @@ export interface GrpcServerOptions {
   readonly authorize: (path: string, caller: Caller) => Result<void>;
   /** Unexpected errors of handlers; the process decides. */
   readonly onBug: (error: unknown) => void;
-  /** Connections that chose another protocol in their handshake, and may make this call. */
+  /** Connections that chose another protocol in their handshake, for as long as they may make this call. */
   readonly links?: {
     readonly protocol: string;
     readonly path: string;
@@ -72,6 +72,8 @@ export interface GrpcServer {
   readonly counts: Readonly<ConnectionCounts>;
   /** New certificates for new connections. */
   setIdentity(identity: ServerIdentity): void;
+  /** What authorize() goes by has changed: links that it refuses now end. */
+  authorizeAgain(): void;
   close(): Promise<void>;
 }
 
@@ -95,6 +97,7 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcS
   }
   const injector = server.createConnectionInjector(ServerCredentials.createInsecure());
   const connections = new Connections({ ...LIMITS, ...options.limits }, options.onLimit ?? (() => undefined));
+  const linked = new Linked(options);
   const listener = tls.createServer({
     ...contextOptions(options.identity), requestCert: true, rejectUnauthorized: false,
     ALPNProtocols: ['h2', ...(options.links === undefined ? [] : [options.links.protocol])],
@@ -107,11 +110,8 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcS
     const identity = raw === undefined ? undefined : identityOf(new X509Certificate(raw));
     connections.secured(socket, identity?.nodeId);
     if (socket.destroyed) return;
-    const { links } = options;
-    if (links !== undefined && socket.alpnProtocol === links.protocol) {
-      const caller = { identity, address: addressOf(socket.remoteAddress ?? '') };
-      if (options.authorize(links.path, caller).ok) links.accept(socket, caller);
-      else socket.destroy();
+    if (options.links !== undefined && socket.alpnProtocol === options.links.protocol) {
+      linked.accept(socket, { identity, address: addressOf(socket.remoteAddress ?? '') });
       return;
     }
     // Node's HTTP/2 refuses a TLS socket without ALPN unless it says h2.
@@ -141,6 +141,7 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcS
     port: (listener.address() as AddressInfo).port,
     counts: connections.counts,
     setIdentity: (identity) => listener.setSecureContext(contextOptions(identity)),
+    authorizeAgain: () => linked.authorizeAgain(),
     close: async () => {
       server.forceShutdown();
       connections.close();
@@ -148,6 +149,33 @@ export async function startGrpcServer(options: GrpcServerOptions): Promise<GrpcS
       await new Promise<void>((resolve) => listener.close(() => resolve()));
     },
   };
+}
+
+/** Links, and who opened each: nothing but their end says that they may not go on. */
+class Linked {
+  private readonly callers = new Map<tls.TLSSocket, Caller>();
+  private readonly options: GrpcServerOptions;
+
+  constructor(options: GrpcServerOptions) {
+    this.options = options;
+  }
+
+  accept(socket: tls.TLSSocket, caller: Caller): void {
+    if (!this.mayGoOn(socket, caller)) return;
+    this.callers.set(socket, caller);
+    socket.on('close', () => this.callers.delete(socket));
+    this.options.links?.accept(socket, caller);
+  }
+
+  authorizeAgain(): void {
+    for (const [socket, caller] of this.callers) this.mayGoOn(socket, caller);
+  }
+
+  private mayGoOn(socket: tls.TLSSocket, caller: Caller): boolean {
+    const { ok } = this.options.authorize(this.options.links?.path ?? '', caller);
+    if (!ok) socket.destroy();
+    return ok;
+  }
 }
 
 type AnyCall = ServerUnaryCall<object, object> | ServerWritableStream<object, object>

@@ -35,7 +35,8 @@ const NAMES: readonly (MessageKind | undefined)[] = Object.values(KINDS).reduce<
 }, []);
 
 // Fields of the messages, as in proto/skein.proto.
-const BATCH = { messages: 1 } as const;
+const BATCH = { messages: 1, sender: 2 } as const;
+const SENDER = { raftId: 1, addr: 2 } as const;
 const MESSAGE = {
   kind: 1, to: 2, from: 3, term: 4, index: 5, logTerm: 6, entries: 7, commit: 8, reject: 9, rejectHint: 10, transfer: 11, context: 12,
 } as const;
@@ -99,6 +100,47 @@ export function encodeFrame(messages: readonly Message[]): Buffer {
     first += message.entries.length;
   }
   return frame;
+}
+
+/** Whose a link is, and where that manager is reached: what the link begins with. */
+export interface Sender {
+  readonly raftId: bigint;
+  readonly addr: string;
+}
+
+export function encodeSender({ raftId, addr }: Sender): Buffer {
+  const text = Buffer.from(addr);
+  const length = sizeOfUint64Field(raftId) + sizeOfBytesField(text.length);
+  const frame = Buffer.allocUnsafe(LENGTH_BYTES + sizeOfBytesField(length));
+  frame.writeUInt32BE(sizeOfBytesField(length));
+  const writer = new WireWriter(frame, LENGTH_BYTES);
+  writer.lengthField(BATCH.sender, length);
+  writer.uint64Field(SENDER.raftId, raftId);
+  writer.lengthField(SENDER.addr, text.length);
+  writer.raw(text);
+  return frame;
+}
+
+/** Undefined where the batch names none. Throws WireError for what is no RaftBatch. */
+export function decodeSender(bytes: Uint8Array): Sender | undefined {
+  const reader = new WireReader(bytes);
+  while (!reader.done) {
+    const tag = reader.number();
+    if (tag === (BATCH.sender << 3 | 2)) return readSender(reader.message());
+    reader.skip(tag);
+  }
+  return undefined;
+}
+
+function readSender(reader: WireReader): Sender {
+  const read = { raftId: 0n, addr: '' };
+  while (!reader.done) {
+    const tag = reader.number();
+    if (tag === SENDER.raftId << 3) read.raftId = reader.uint64();
+    else if (tag === (SENDER.addr << 3 | 2)) read.addr = Buffer.from(reader.bytesField()).toString();
+    else reader.skip(tag);
+  }
+  return read;
 }
 
 export function encodeMessage(message: Message): Uint8Array {

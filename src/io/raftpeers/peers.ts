@@ -8,7 +8,7 @@ import type { Message } from '../../core/raft/types.js';
 import { ManagerGroup, SnapshotChunkSchema, type SnapshotChunk } from '../../model/proto/skein_pb.js';
 import { ManagerClient, type Credentials } from '../grpc/client.js';
 import { Link } from './link.js';
-import { encodeMessage } from './messages.js';
+import { encodeMessage, type Sender } from './messages.js';
 
 /** A batch of messages; managers take 4 MiB. */
 const BATCH_BYTES_MAX = 2 * 1024 * 1024;
@@ -19,11 +19,15 @@ const CHUNK_BYTES = 1024 * 1024;
 const RECONNECT_MS = 100;
 /** Where nobody has anything to send. */
 const RECONNECT_IDLE_MS = 1000;
+/** What an old link has on its way arrives in this time. */
 const RETIRE_MS = 1000;
+/** A manager that does not take new connections is told by the end of the old one. */
+const RENEW_MS_MAX = 10_000;
 /** After a partition TCP alone would go on waiting for up to two minutes. */
 const KEEPALIVE_MS = 2000;
 
 export interface RaftPeersOptions {
+  readonly self: Sender;
   readonly credentials: () => Credentials;
   /** The newest snapshot there is, a SnapshotFile encoded. */
   readonly readSnapshot: () => Promise<Uint8Array>;
@@ -36,8 +40,6 @@ export class RaftPeers {
   /** Messages that found the queue full. */
   dropped = 0;
   private readonly peers = new Map<bigint, Peer>();
-  /** Nothing is sent to these any more. */
-  private readonly retired = new Set<Peer>();
   private readonly options: RaftPeersOptions;
   private closed = false;
 
@@ -53,9 +55,12 @@ export class RaftPeers {
       this.peers.delete(member);
     }
     for (const [member, address] of addresses) {
-      if (!this.peers.has(member) && !this.closed) this.peers.set(member, new Peer(member, address, this.options, () =>
-        { this.dropped += 1; }));
+      if (!this.peers.has(member) && !this.closed) this.peers.set(member, this.peer(member, address));
     }
+  }
+
+  private peer(member: bigint, address: string, before?: Peer): Peer {
+    return new Peer(member, address, this.options, () => { this.dropped += 1; }, before);
   }
 
   send(messages: readonly Message[]): void {
@@ -83,28 +88,17 @@ export class RaftPeers {
   }
 
   /**
-   * New certificates: for new connections. The old ones end when the new ones stand: an end alone is taken for the end of
-   * this manager, and a leader would be voted out.
+   * New certificates: for new connections. An old one goes on until the other end has heard the new one: an end alone is taken for
+   * the end of this manager, and a leader would be voted out.
    */
   reconnect(): void {
-    const old = [...this.peers.values()];
-    for (const { member, address } of old) {
-      this.peers.set(member, new Peer(member, address, this.options, () => { this.dropped += 1; }));
-    }
-    for (const peer of old) this.retired.add(peer);
-    setTimeout(() => {
-      for (const peer of old) {
-        peer.close();
-        this.retired.delete(peer);
-      }
-    }, RETIRE_MS).unref();
+    for (const [member, peer] of this.peers) this.peers.set(member, this.peer(member, peer.address, peer));
   }
 
   close(): void {
     this.closed = true;
-    for (const peer of [...this.peers.values(), ...this.retired]) peer.close();
+    for (const peer of this.peers.values()) peer.close();
     this.peers.clear();
-    this.retired.clear();
   }
 }
 
@@ -121,14 +115,23 @@ class Peer {
   private notBeforeMs = 0;
   private installing = false;
   private closed = false;
+  /** With older credentials: what is to be sent goes by it until the own link is heard at the other end. */
+  private before: Peer | undefined;
+  private heard = false;
+  private superseded = false;
+  private retire: NodeJS.Timeout | undefined;
 
-  constructor(member: bigint, address: string, options: RaftPeersOptions, onDrop: () => void) {
+  constructor(member: bigint, address: string, options: RaftPeersOptions, onDrop: () => void, before: Peer | undefined) {
+    before?.supersede();
+    this.before = before;
     this.member = member;
     this.address = address;
     this.options = options;
     this.onDrop = onDrop;
     this.client = this.connect();
     this.open();
+    if (before?.way === undefined) this.takeOver();
+    else this.retire = setTimeout(() => this.takeOver(), RENEW_MS_MAX).unref();
   }
 
   private connect(): ManagerClient {
@@ -160,13 +163,41 @@ class Peer {
   close(): void {
     this.closed = true;
     clearTimeout(this.again);
+    clearTimeout(this.retire);
     this.link?.close();
     this.link = undefined;
     this.client.close();
+    this.before?.close();
+  }
+
+  /** What stands goes on, and no link is made any more: one made later than the successor's would count as the newest. */
+  private supersede(): void {
+    this.superseded = true;
+    clearTimeout(this.again);
+    if (this.link?.ready === true) return;
+    this.link?.close();
+    this.link = undefined;
+  }
+
+  /** The link that messages go by as it is. */
+  private get way(): Link | undefined {
+    return this.heard ? this.link : this.before?.way ?? this.link;
+  }
+
+  /** The other end counts the own link as the newest: what becomes of the one before tells nothing any more. */
+  private takeOver(): void {
+    if (this.heard) return;
+    this.heard = true;
+    clearTimeout(this.retire);
+    if (this.before === undefined) return;
+    this.retire = setTimeout(() => {
+      this.before?.close();
+      this.before = undefined;
+    }, RETIRE_MS).unref();
   }
 
   private write(messages: readonly Message[], bytes: number): void {
-    const link = this.open();
+    const link = this.heard ? this.open() : this.before?.way ?? this.open();
     if (link !== undefined && link.waitingBytes + bytes <= QUEUE_BYTES_MAX) {
       link.send(messages);
       return;
@@ -178,8 +209,10 @@ class Peer {
   /** Undefined shortly after a link broke. */
   private open(): Link | undefined {
     if (this.link !== undefined) return this.link;
-    if (this.closed || performance.now() < this.notBeforeMs) return undefined;
-    const link = new Link(this.address, this.options.credentials(), () => this.stands(), () => this.ended(link));
+    if (this.closed || this.superseded || performance.now() < this.notBeforeMs) return undefined;
+    const link = new Link(this.address, this.options.credentials(), this.options.self, {
+      ready: () => this.stands(), answered: () => this.takeOver(), ended: () => this.ended(link),
+    });
     this.link = link;
     return link;
   }
@@ -199,8 +232,8 @@ class Peer {
     this.notBeforeMs = performance.now() + RECONNECT_MS;
     clearTimeout(this.again);
     if (this.closed) return;
-    this.again = setTimeout(() => this.open(), RECONNECT_IDLE_MS).unref();
-    this.options.onUnreachable(this.member);
+    if (!this.superseded) this.again = setTimeout(() => this.open(), RECONNECT_IDLE_MS).unref();
+    if (this.heard || this.before?.way === undefined) this.options.onUnreachable(this.member);
   }
 
   private install(message: Message): void {

@@ -405,6 +405,13 @@ export declare type RaftBatch = Message<"skein.v1.RaftBatch"> & {
    * @generated from field: repeated skein.v1.RaftMessage messages = 1;
    */
   messages: RaftMessage[];
+
+  /**
+   * In the first batch of a link, alone.
+   *
+   * @generated from field: skein.v1.RaftSender sender = 2;
+   */
+  sender?: RaftSender | undefined;
 };
 
 /**
@@ -412,6 +419,31 @@ export declare type RaftBatch = Message<"skein.v1.RaftBatch"> & {
  * Use `create(RaftBatchSchema)` to create a new message.
  */
 export declare const RaftBatchSchema: GenMessage<RaftBatch>;
+
+/**
+ * Whose a link is, and where that manager is reached: one that was away may have to answer a leader that it does not know.
+ *
+ * @generated from message skein.v1.RaftSender
+ */
+export declare type RaftSender = Message<"skein.v1.RaftSender"> & {
+  /**
+   * @generated from field: uint64 raft_id = 1;
+   */
+  raftId: bigint;
+
+  /**
+   * "ip:port".
+   *
+   * @generated from field: string addr = 2;
+   */
+  addr: string;
+};
+
+/**
+ * Describes the message skein.v1.RaftSender.
+ * Use `create(RaftSenderSchema)` to create a new message.
+ */
+export declare const RaftSenderSchema: GenMessage<RaftSender>;
 
 /**
  * @generated from message skein.v1.SnapshotChunk

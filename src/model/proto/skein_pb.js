@@ -12,7 +12,7 @@ import { file_swarmkit } from "./swarmkit_pb.js";
  * Describes the file skein.proto.
  */
 export const file_skein = /*@__PURE__*/
-  fileDesc("Cgtza2Vpbi5wcm90bxIIc2tlaW4udjEicQoHQ29tbWFuZBIKCgJpZBgBIAEoCRIoCgR0aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgdhY3Rpb25zGAMgAygLMh8uZG9ja2VyLnN3YXJta2l0LnYxLlN0b3JlQWN0aW9uIl8KClN0b3JlU3RhdGUSDQoFaW5kZXgYASABKAQSMgoHb2JqZWN0cxgCIAEoCzIhLmRvY2tlci5zd2FybWtpdC52MS5TdG9yZVNuYXBzaG90Eg4KBnJlY2VudBgDIAMoCSI3CglIYXJkU3RhdGUSDAoEdGVybRgBIAEoBBIMCgR2b3RlGAIgASgEEg4KBmNvbW1pdBgDIAEoBCJVCgVFbnRyeRINCgVpbmRleBgBIAEoBBIMCgR0ZXJtGAIgASgEEiEKBGtpbmQYAyABKA4yEy5za2Vpbi52MS5FbnRyeUtpbmQSDAoEZGF0YRgEIAEoDCKLAQoJTG9nUmVjb3JkEikKCmhhcmRfc3RhdGUYASABKAsyEy5za2Vpbi52MS5IYXJkU3RhdGVIABIgCgVlbnRyeRgCIAEoCzIPLnNrZWluLnYxLkVudHJ5SAASJwoFcmVzZXQYAyABKAsyFi5za2Vpbi52MS5TbmFwc2hvdE1hcmtIAEIICgZyZWNvcmQiKwoMU25hcHNob3RNYXJrEg0KBWluZGV4GAEgASgEEgwKBHRlcm0YAiABKAQiMAoITG9nQmF0Y2gSJAoHcmVjb3JkcxgBIAMoCzITLnNrZWluLnYxLkxvZ1JlY29yZCKMAQoMU25hcHNob3RGaWxlEg0KBWluZGV4GAEgASgEEgwKBHRlcm0YAiABKAQSDgoGdm90ZXJzGAMgAygEEgwKBGRhdGEYBCABKAwSEAoIbGVhcm5lcnMYBSADKAQSLwoHbWVtYmVycxgGIAMoCzIeLmRvY2tlci5zd2FybWtpdC52MS5SYWZ0TWVtYmVyIpEECgtSYWZ0TWVzc2FnZRIoCgRraW5kGAEgASgOMhouc2tlaW4udjEuUmFmdE1lc3NhZ2UuS2luZBIKCgJ0bxgCIAEoBBIMCgRmcm9tGAMgASgEEgwKBHRlcm0YBCABKAQSDQoFaW5kZXgYBSABKAQSEAoIbG9nX3Rlcm0YBiABKAQSIAoHZW50cmllcxgHIAMoCzIPLnNrZWluLnYxLkVudHJ5Eg4KBmNvbW1pdBgIIAEoBBIOCgZyZWplY3QYCSABKAgSEwoLcmVqZWN0X2hpbnQYCiABKAQSEAoIdHJhbnNmZXIYCyABKAgSDwoHY29udGV4dBgMIAEoBCKUAgoES2luZBIPCgtLSU5EX0FQUEVORBAAEhgKFEtJTkRfQVBQRU5EX1JFU1BPTlNFEAESEgoOS0lORF9IRUFSVEJFQVQQAhIbChdLSU5EX0hFQVJUQkVBVF9SRVNQT05TRRADEhEKDUtJTkRfU05BUFNIT1QQBBIRCg1LSU5EX1BSRV9WT1RFEAUSGgoWS0lORF9QUkVfVk9URV9SRVNQT05TRRAGEg0KCUtJTkRfVk9URRAHEhYKEktJTkRfVk9URV9SRVNQT05TRRAIEhQKEEtJTkRfVElNRU9VVF9OT1cQCRITCg9LSU5EX1JFQURfSU5ERVgQChIcChhLSU5EX1JFQURfSU5ERVhfUkVTUE9OU0UQCyI0CglSYWZ0QmF0Y2gSJwoIbWVzc2FnZXMYASADKAsyFS5za2Vpbi52MS5SYWZ0TWVzc2FnZSIuCg1TbmFwc2hvdENodW5rEg8KB21lc3NhZ2UYASABKAwSDAoEZGF0YRgCIAEoDCIRCg9JbnN0YWxsUmVzcG9uc2UiIQoOUHJvcG9zZVJlcXVlc3QSDwoHY29tbWFuZBgBIAEoDCIgCg9Qcm9wb3NlUmVzcG9uc2USDQoFdGFrZW4YASABKAgiIgoMTGVhdmVSZXF1ZXN0EhIKCnNlc3Npb25faWQYASABKAkiDwoNTGVhdmVSZXNwb25zZSI6CgNBY2sSEgoKc2Vzc2lvbl9pZBgBIAEoCRIQCghyZXZpc2lvbhgCIAEoBBINCgVlcnJvchgDIAEoCSJXCgZVcGRhdGUSEAoIcmV2aXNpb24YASABKAQSDAoEZnVsbBgCIAEoCBIdCgZ1cHNlcnQYAyADKAsyDS5za2Vpbi52MS5Sb3cSDgoGcmVtb3ZlGAQgAygJIqgCCgNSb3cSCwoDa2V5GAEgASgJEicKB25ldHdvcmsYAiABKAsyFC5za2Vpbi52MS5OZXR3b3JrUm93SAASKQoIZW5kcG9pbnQYAyABKAsyFS5za2Vpbi52MS5FbmRwb2ludFJvd0gAEicKB3NlcnZpY2UYBCABKAsyFC5za2Vpbi52MS5TZXJ2aWNlUm93SAASIQoEcG9ydBgFIAEoCzIRLnNrZWluLnYxLlBvcnRSb3dIABIhCgRub2RlGAYgASgLMhEuc2tlaW4udjEuTm9kZVJvd0gAEiEKBG5hbWUYByABKAsyES5za2Vpbi52MS5OYW1lUm93SAASJwoHcG9pbnRlchgIIAEoCzIULnNrZWluLnYxLlBvaW50ZXJSb3dIAEIFCgNyb3cipAEKCk5ldHdvcmtSb3cSCwoDdm5pGAEgASgNEhIKCm5ldHdvcmtfaWQYAiABKAkSDAoEbmFtZRgDIAEoCRIkCgdzdWJuZXRzGAQgAygLMhMuc2tlaW4udjEuU3VibmV0Um93EgsKA210dRgFIAEoDRIQCghpbnRlcm5hbBgGIAEoCBIPCgdpbmdyZXNzGAcgASgIEhEKCWVuY3J5cHRlZBgIIAEoCCIsCglTdWJuZXRSb3cSDgoGc3VibmV0GAEgASgJEg8KB2dhdGV3YXkYAiABKAkiaAoLRW5kcG9pbnRSb3cSCwoDdm5pGAEgASgNEg8KB2FkZHJlc3MYAiABKAkSCwoDbWFjGAMgASgJEgwKBHZ0ZXAYBCABKAkSDwoHbm9kZV9pZBgFIAEoCRIPCgd0YXNrX2lkGAYgASgJInAKClNlcnZpY2VSb3cSCwoDdm5pGAEgASgNEhIKCnNlcnZpY2VfaWQYAiABKAkSDAoEbmFtZRgDIAEoCRILCgN2aXAYBCABKAkSJgoIYmFja2VuZHMYBSADKAsyFC5za2Vpbi52MS5CYWNrZW5kUm93IlAKCkJhY2tlbmRSb3cSDwoHdGFza19pZBgBIAEoCRIPCgdhZGRyZXNzGAIgASgJEg4KBndlaWdodBgDIAEoDRIQCghkcmFpbmluZxgEIAEoCCKNAQoHUG9ydFJvdxIQCghwcm90b2NvbBgBIAEoDRIRCglwdWJsaXNoZWQYAiABKA0SDgoGdGFyZ2V0GAMgASgNEhIKCnNlcnZpY2VfaWQYBCABKAkSEQoJaG9zdF9tb2RlGAUgASgIEiYKCGJhY2tlbmRzGAYgAygLMhQuc2tlaW4udjEuQmFja2VuZFJvdyJBCgdOb2RlUm93Eg8KB25vZGVfaWQYASABKAkSDAoEdnRlcBgCIAEoCRIXCg9pbmdyZXNzX2FkZHJlc3MYAyABKAkiNwoHTmFtZVJvdxILCgN2bmkYASABKA0SDAoEbmFtZRgCIAEoCRIRCglhZGRyZXNzZXMYAyADKAkiOAoKUG9pbnRlclJvdxILCgN2bmkYASABKA0SDwoHYWRkcmVzcxgCIAEoCRIMCgRuYW1lGAMgASgJInwKCUxvY2FsVGFzaxImCgR0YXNrGAEgASgLMhguZG9ja2VyLnN3YXJta2l0LnYxLlRhc2sSLgoGc3RhdHVzGAIgASgLMh4uZG9ja2VyLnN3YXJta2l0LnYxLlRhc2tTdGF0dXMSFwoPZ2F0ZXdheV9hZGRyZXNzGAMgASgJKj4KCUVudHJ5S2luZBIVChFFTlRSWV9LSU5EX05PUk1BTBAAEhoKFkVOVFJZX0tJTkRfQ09ORl9DSEFOR0UQATL2AQoMTWFuYWdlckdyb3VwEj8KB0luc3RhbGwSFy5za2Vpbi52MS5TbmFwc2hvdENodW5rGhkuc2tlaW4udjEuSW5zdGFsbFJlc3BvbnNlKAESPgoHUHJvcG9zZRIYLnNrZWluLnYxLlByb3Bvc2VSZXF1ZXN0Ghkuc2tlaW4udjEuUHJvcG9zZVJlc3BvbnNlEmUKDVN1YnNjcmliZUxvZ3MSKC5kb2NrZXIuc3dhcm1raXQudjEuU3Vic2NyaWJlTG9nc1JlcXVlc3QaKC5kb2NrZXIuc3dhcm1raXQudjEuU3Vic2NyaWJlTG9nc01lc3NhZ2UwATJ1CgtOZXR3b3JrVmlldxIsCgVXYXRjaBINLnNrZWluLnYxLkFjaxoQLnNrZWluLnYxLlVwZGF0ZSgBMAESOAoFTGVhdmUSFi5za2Vpbi52MS5MZWF2ZVJlcXVlc3QaFy5za2Vpbi52MS5MZWF2ZVJlc3BvbnNlYgZwcm90bzM", [file_google_protobuf_timestamp, file_swarmkit]);
+  fileDesc("Cgtza2Vpbi5wcm90bxIIc2tlaW4udjEicQoHQ29tbWFuZBIKCgJpZBgBIAEoCRIoCgR0aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIwCgdhY3Rpb25zGAMgAygLMh8uZG9ja2VyLnN3YXJta2l0LnYxLlN0b3JlQWN0aW9uIl8KClN0b3JlU3RhdGUSDQoFaW5kZXgYASABKAQSMgoHb2JqZWN0cxgCIAEoCzIhLmRvY2tlci5zd2FybWtpdC52MS5TdG9yZVNuYXBzaG90Eg4KBnJlY2VudBgDIAMoCSI3CglIYXJkU3RhdGUSDAoEdGVybRgBIAEoBBIMCgR2b3RlGAIgASgEEg4KBmNvbW1pdBgDIAEoBCJVCgVFbnRyeRINCgVpbmRleBgBIAEoBBIMCgR0ZXJtGAIgASgEEiEKBGtpbmQYAyABKA4yEy5za2Vpbi52MS5FbnRyeUtpbmQSDAoEZGF0YRgEIAEoDCKLAQoJTG9nUmVjb3JkEikKCmhhcmRfc3RhdGUYASABKAsyEy5za2Vpbi52MS5IYXJkU3RhdGVIABIgCgVlbnRyeRgCIAEoCzIPLnNrZWluLnYxLkVudHJ5SAASJwoFcmVzZXQYAyABKAsyFi5za2Vpbi52MS5TbmFwc2hvdE1hcmtIAEIICgZyZWNvcmQiKwoMU25hcHNob3RNYXJrEg0KBWluZGV4GAEgASgEEgwKBHRlcm0YAiABKAQiMAoITG9nQmF0Y2gSJAoHcmVjb3JkcxgBIAMoCzITLnNrZWluLnYxLkxvZ1JlY29yZCKMAQoMU25hcHNob3RGaWxlEg0KBWluZGV4GAEgASgEEgwKBHRlcm0YAiABKAQSDgoGdm90ZXJzGAMgAygEEgwKBGRhdGEYBCABKAwSEAoIbGVhcm5lcnMYBSADKAQSLwoHbWVtYmVycxgGIAMoCzIeLmRvY2tlci5zd2FybWtpdC52MS5SYWZ0TWVtYmVyIpEECgtSYWZ0TWVzc2FnZRIoCgRraW5kGAEgASgOMhouc2tlaW4udjEuUmFmdE1lc3NhZ2UuS2luZBIKCgJ0bxgCIAEoBBIMCgRmcm9tGAMgASgEEgwKBHRlcm0YBCABKAQSDQoFaW5kZXgYBSABKAQSEAoIbG9nX3Rlcm0YBiABKAQSIAoHZW50cmllcxgHIAMoCzIPLnNrZWluLnYxLkVudHJ5Eg4KBmNvbW1pdBgIIAEoBBIOCgZyZWplY3QYCSABKAgSEwoLcmVqZWN0X2hpbnQYCiABKAQSEAoIdHJhbnNmZXIYCyABKAgSDwoHY29udGV4dBgMIAEoBCKUAgoES2luZBIPCgtLSU5EX0FQUEVORBAAEhgKFEtJTkRfQVBQRU5EX1JFU1BPTlNFEAESEgoOS0lORF9IRUFSVEJFQVQQAhIbChdLSU5EX0hFQVJUQkVBVF9SRVNQT05TRRADEhEKDUtJTkRfU05BUFNIT1QQBBIRCg1LSU5EX1BSRV9WT1RFEAUSGgoWS0lORF9QUkVfVk9URV9SRVNQT05TRRAGEg0KCUtJTkRfVk9URRAHEhYKEktJTkRfVk9URV9SRVNQT05TRRAIEhQKEEtJTkRfVElNRU9VVF9OT1cQCRITCg9LSU5EX1JFQURfSU5ERVgQChIcChhLSU5EX1JFQURfSU5ERVhfUkVTUE9OU0UQCyJaCglSYWZ0QmF0Y2gSJwoIbWVzc2FnZXMYASADKAsyFS5za2Vpbi52MS5SYWZ0TWVzc2FnZRIkCgZzZW5kZXIYAiABKAsyFC5za2Vpbi52MS5SYWZ0U2VuZGVyIisKClJhZnRTZW5kZXISDwoHcmFmdF9pZBgBIAEoBBIMCgRhZGRyGAIgASgJIi4KDVNuYXBzaG90Q2h1bmsSDwoHbWVzc2FnZRgBIAEoDBIMCgRkYXRhGAIgASgMIhEKD0luc3RhbGxSZXNwb25zZSIhCg5Qcm9wb3NlUmVxdWVzdBIPCgdjb21tYW5kGAEgASgMIiAKD1Byb3Bvc2VSZXNwb25zZRINCgV0YWtlbhgBIAEoCCIiCgxMZWF2ZVJlcXVlc3QSEgoKc2Vzc2lvbl9pZBgBIAEoCSIPCg1MZWF2ZVJlc3BvbnNlIjoKA0FjaxISCgpzZXNzaW9uX2lkGAEgASgJEhAKCHJldmlzaW9uGAIgASgEEg0KBWVycm9yGAMgASgJIlcKBlVwZGF0ZRIQCghyZXZpc2lvbhgBIAEoBBIMCgRmdWxsGAIgASgIEh0KBnVwc2VydBgDIAMoCzINLnNrZWluLnYxLlJvdxIOCgZyZW1vdmUYBCADKAkiqAIKA1JvdxILCgNrZXkYASABKAkSJwoHbmV0d29yaxgCIAEoCzIULnNrZWluLnYxLk5ldHdvcmtSb3dIABIpCghlbmRwb2ludBgDIAEoCzIVLnNrZWluLnYxLkVuZHBvaW50Um93SAASJwoHc2VydmljZRgEIAEoCzIULnNrZWluLnYxLlNlcnZpY2VSb3dIABIhCgRwb3J0GAUgASgLMhEuc2tlaW4udjEuUG9ydFJvd0gAEiEKBG5vZGUYBiABKAsyES5za2Vpbi52MS5Ob2RlUm93SAASIQoEbmFtZRgHIAEoCzIRLnNrZWluLnYxLk5hbWVSb3dIABInCgdwb2ludGVyGAggASgLMhQuc2tlaW4udjEuUG9pbnRlclJvd0gAQgUKA3JvdyKkAQoKTmV0d29ya1JvdxILCgN2bmkYASABKA0SEgoKbmV0d29ya19pZBgCIAEoCRIMCgRuYW1lGAMgASgJEiQKB3N1Ym5ldHMYBCADKAsyEy5za2Vpbi52MS5TdWJuZXRSb3cSCwoDbXR1GAUgASgNEhAKCGludGVybmFsGAYgASgIEg8KB2luZ3Jlc3MYByABKAgSEQoJZW5jcnlwdGVkGAggASgIIiwKCVN1Ym5ldFJvdxIOCgZzdWJuZXQYASABKAkSDwoHZ2F0ZXdheRgCIAEoCSJoCgtFbmRwb2ludFJvdxILCgN2bmkYASABKA0SDwoHYWRkcmVzcxgCIAEoCRILCgNtYWMYAyABKAkSDAoEdnRlcBgEIAEoCRIPCgdub2RlX2lkGAUgASgJEg8KB3Rhc2tfaWQYBiABKAkicAoKU2VydmljZVJvdxILCgN2bmkYASABKA0SEgoKc2VydmljZV9pZBgCIAEoCRIMCgRuYW1lGAMgASgJEgsKA3ZpcBgEIAEoCRImCghiYWNrZW5kcxgFIAMoCzIULnNrZWluLnYxLkJhY2tlbmRSb3ciUAoKQmFja2VuZFJvdxIPCgd0YXNrX2lkGAEgASgJEg8KB2FkZHJlc3MYAiABKAkSDgoGd2VpZ2h0GAMgASgNEhAKCGRyYWluaW5nGAQgASgIIo0BCgdQb3J0Um93EhAKCHByb3RvY29sGAEgASgNEhEKCXB1Ymxpc2hlZBgCIAEoDRIOCgZ0YXJnZXQYAyABKA0SEgoKc2VydmljZV9pZBgEIAEoCRIRCglob3N0X21vZGUYBSABKAgSJgoIYmFja2VuZHMYBiADKAsyFC5za2Vpbi52MS5CYWNrZW5kUm93IkEKB05vZGVSb3cSDwoHbm9kZV9pZBgBIAEoCRIMCgR2dGVwGAIgASgJEhcKD2luZ3Jlc3NfYWRkcmVzcxgDIAEoCSI3CgdOYW1lUm93EgsKA3ZuaRgBIAEoDRIMCgRuYW1lGAIgASgJEhEKCWFkZHJlc3NlcxgDIAMoCSI4CgpQb2ludGVyUm93EgsKA3ZuaRgBIAEoDRIPCgdhZGRyZXNzGAIgASgJEgwKBG5hbWUYAyABKAkifAoJTG9jYWxUYXNrEiYKBHRhc2sYASABKAsyGC5kb2NrZXIuc3dhcm1raXQudjEuVGFzaxIuCgZzdGF0dXMYAiABKAsyHi5kb2NrZXIuc3dhcm1raXQudjEuVGFza1N0YXR1cxIXCg9nYXRld2F5X2FkZHJlc3MYAyABKAkqPgoJRW50cnlLaW5kEhUKEUVOVFJZX0tJTkRfTk9STUFMEAASGgoWRU5UUllfS0lORF9DT05GX0NIQU5HRRABMvYBCgxNYW5hZ2VyR3JvdXASPwoHSW5zdGFsbBIXLnNrZWluLnYxLlNuYXBzaG90Q2h1bmsaGS5za2Vpbi52MS5JbnN0YWxsUmVzcG9uc2UoARI+CgdQcm9wb3NlEhguc2tlaW4udjEuUHJvcG9zZVJlcXVlc3QaGS5za2Vpbi52MS5Qcm9wb3NlUmVzcG9uc2USZQoNU3Vic2NyaWJlTG9ncxIoLmRvY2tlci5zd2FybWtpdC52MS5TdWJzY3JpYmVMb2dzUmVxdWVzdBooLmRvY2tlci5zd2FybWtpdC52MS5TdWJzY3JpYmVMb2dzTWVzc2FnZTABMnUKC05ldHdvcmtWaWV3EiwKBVdhdGNoEg0uc2tlaW4udjEuQWNrGhAuc2tlaW4udjEuVXBkYXRlKAEwARI4CgVMZWF2ZRIWLnNrZWluLnYxLkxlYXZlUmVxdWVzdBoXLnNrZWluLnYxLkxlYXZlUmVzcG9uc2ViBnByb3RvMw", [file_google_protobuf_timestamp, file_swarmkit]);
 
 /**
  * Describes the message skein.v1.Command.
@@ -99,137 +99,144 @@ export const RaftBatchSchema = /*@__PURE__*/
   messageDesc(file_skein, 9);
 
 /**
+ * Describes the message skein.v1.RaftSender.
+ * Use `create(RaftSenderSchema)` to create a new message.
+ */
+export const RaftSenderSchema = /*@__PURE__*/
+  messageDesc(file_skein, 10);
+
+/**
  * Describes the message skein.v1.SnapshotChunk.
  * Use `create(SnapshotChunkSchema)` to create a new message.
  */
 export const SnapshotChunkSchema = /*@__PURE__*/
-  messageDesc(file_skein, 10);
+  messageDesc(file_skein, 11);
 
 /**
  * Describes the message skein.v1.InstallResponse.
  * Use `create(InstallResponseSchema)` to create a new message.
  */
 export const InstallResponseSchema = /*@__PURE__*/
-  messageDesc(file_skein, 11);
+  messageDesc(file_skein, 12);
 
 /**
  * Describes the message skein.v1.ProposeRequest.
  * Use `create(ProposeRequestSchema)` to create a new message.
  */
 export const ProposeRequestSchema = /*@__PURE__*/
-  messageDesc(file_skein, 12);
+  messageDesc(file_skein, 13);
 
 /**
  * Describes the message skein.v1.ProposeResponse.
  * Use `create(ProposeResponseSchema)` to create a new message.
  */
 export const ProposeResponseSchema = /*@__PURE__*/
-  messageDesc(file_skein, 13);
+  messageDesc(file_skein, 14);
 
 /**
  * Describes the message skein.v1.LeaveRequest.
  * Use `create(LeaveRequestSchema)` to create a new message.
  */
 export const LeaveRequestSchema = /*@__PURE__*/
-  messageDesc(file_skein, 14);
+  messageDesc(file_skein, 15);
 
 /**
  * Describes the message skein.v1.LeaveResponse.
  * Use `create(LeaveResponseSchema)` to create a new message.
  */
 export const LeaveResponseSchema = /*@__PURE__*/
-  messageDesc(file_skein, 15);
+  messageDesc(file_skein, 16);
 
 /**
  * Describes the message skein.v1.Ack.
  * Use `create(AckSchema)` to create a new message.
  */
 export const AckSchema = /*@__PURE__*/
-  messageDesc(file_skein, 16);
+  messageDesc(file_skein, 17);
 
 /**
  * Describes the message skein.v1.Update.
  * Use `create(UpdateSchema)` to create a new message.
  */
 export const UpdateSchema = /*@__PURE__*/
-  messageDesc(file_skein, 17);
+  messageDesc(file_skein, 18);
 
 /**
  * Describes the message skein.v1.Row.
  * Use `create(RowSchema)` to create a new message.
  */
 export const RowSchema = /*@__PURE__*/
-  messageDesc(file_skein, 18);
+  messageDesc(file_skein, 19);
 
 /**
  * Describes the message skein.v1.NetworkRow.
  * Use `create(NetworkRowSchema)` to create a new message.
  */
 export const NetworkRowSchema = /*@__PURE__*/
-  messageDesc(file_skein, 19);
+  messageDesc(file_skein, 20);
 
 /**
  * Describes the message skein.v1.SubnetRow.
  * Use `create(SubnetRowSchema)` to create a new message.
  */
 export const SubnetRowSchema = /*@__PURE__*/
-  messageDesc(file_skein, 20);
+  messageDesc(file_skein, 21);
 
 /**
  * Describes the message skein.v1.EndpointRow.
  * Use `create(EndpointRowSchema)` to create a new message.
  */
 export const EndpointRowSchema = /*@__PURE__*/
-  messageDesc(file_skein, 21);
+  messageDesc(file_skein, 22);
 
 /**
  * Describes the message skein.v1.ServiceRow.
  * Use `create(ServiceRowSchema)` to create a new message.
  */
 export const ServiceRowSchema = /*@__PURE__*/
-  messageDesc(file_skein, 22);
+  messageDesc(file_skein, 23);
 
 /**
  * Describes the message skein.v1.BackendRow.
  * Use `create(BackendRowSchema)` to create a new message.
  */
 export const BackendRowSchema = /*@__PURE__*/
-  messageDesc(file_skein, 23);
+  messageDesc(file_skein, 24);
 
 /**
  * Describes the message skein.v1.PortRow.
  * Use `create(PortRowSchema)` to create a new message.
  */
 export const PortRowSchema = /*@__PURE__*/
-  messageDesc(file_skein, 24);
+  messageDesc(file_skein, 25);
 
 /**
  * Describes the message skein.v1.NodeRow.
  * Use `create(NodeRowSchema)` to create a new message.
  */
 export const NodeRowSchema = /*@__PURE__*/
-  messageDesc(file_skein, 25);
+  messageDesc(file_skein, 26);
 
 /**
  * Describes the message skein.v1.NameRow.
  * Use `create(NameRowSchema)` to create a new message.
  */
 export const NameRowSchema = /*@__PURE__*/
-  messageDesc(file_skein, 26);
+  messageDesc(file_skein, 27);
 
 /**
  * Describes the message skein.v1.PointerRow.
  * Use `create(PointerRowSchema)` to create a new message.
  */
 export const PointerRowSchema = /*@__PURE__*/
-  messageDesc(file_skein, 27);
+  messageDesc(file_skein, 28);
 
 /**
  * Describes the message skein.v1.LocalTask.
  * Use `create(LocalTaskSchema)` to create a new message.
  */
 export const LocalTaskSchema = /*@__PURE__*/
-  messageDesc(file_skein, 28);
+  messageDesc(file_skein, 29);
 
 /**
  * Describes the enum skein.v1.EntryKind.

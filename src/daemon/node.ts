@@ -205,7 +205,8 @@ export class SkeinNode implements NodeBackend {
     if (problem !== undefined) return this.standAside(problem);
     this.record.refused = undefined;
     if (state.role === 'manager' && this.part.manager === undefined) await this.part.start(state, 0);
-    if (this.worker === undefined) await this.takeUp(state);
+    // Also where it runs already, without a session: the node was locked.
+    if (this.worker === undefined || this.renewal === undefined) await this.takeUp(state);
     else this.worker.reconnect();
   }
 
@@ -331,6 +332,7 @@ export class SkeinNode implements NodeBackend {
     const { worker } = this;
     this.worker = undefined;
     this.renewal?.stop();
+    this.renewal = undefined;
     await worker?.close();
   }
 

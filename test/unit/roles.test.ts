@@ -13,7 +13,8 @@ import type { SwarmState } from '../../src/daemon/swarmstate.js';
 import { ManagerClient } from '../../src/io/grpc/client.js';
 import { toAppError } from '../../src/io/grpc/service.js';
 import { fail, ok, unwrap, type Result } from '../../src/lib/result.js';
-import { JoinRequestSchema, NodeRole, NodeSchema, RaftMembership } from '../../src/model/proto/swarmkit_pb.js';
+import { unlockKeyOf } from '../../src/model/cluster.js';
+import { JoinRequestSchema, NodeRole, NodeSchema, NodeStatus_State, RaftMembership } from '../../src/model/proto/swarmkit_pb.js';
 import { manager, write } from '../support/manager-node.js';
 import { testNodes, type TestNode } from '../support/test-node.js';
 
@@ -173,6 +174,19 @@ test('an agent that ends while a new cluster is begun by force is in no group, a
   assert.equal('unfit' in await stateOf(other), false);
   await other.restart();
   assert.equal(other.node.local().isManager, true);
+});
+
+test('a locked manager that begins a new cluster by force is a node of it', { timeout: 60_000 }, async () => {
+  const node = await make();
+  unwrap(await node.init({ autoLockManagers: true }));
+  const unlockKey = new Uint8Array(unlockKeyOf(manager(node).view().cluster() ?? assert.fail('a cluster')) ?? assert.fail('a key'));
+  const state = await stateOf(node);
+  await node.restart(() => writeFile(node.file('state.json'), JSON.stringify({ ...state, unfit: 'it was put back' })));
+  unwrap(await node.node.swarmUnlock(unlockKey));
+  assert.match(node.node.local().error, /this manager takes no part in its swarm: it was put back/);
+  unwrap(await node.node.swarmInit(FORCE));
+  const status = () => manager(node).view().get('node', state.nodeId)?.status?.state;
+  await eventually('its session stands', () => status() === NodeStatus_State.READY);
 });
 
 test('a manager that asks for its place twice at once is one member', { timeout: 60_000 }, async () => {

@@ -53,6 +53,9 @@ export function macOf(address: string): string {
 /** Skein nodes tell their data-path address in this engine label (stock engines tell it by gossip). */
 export const DATA_PATH_LABEL = 'com.skein.data-path-addr';
 
+/** Its managers speak SwarmKit's Raft, ours do not. */
+export const STOCK_ENGINE = 'a stock Docker Engine can be a worker of this swarm, not a manager';
+
 /** A node of Skein: it holds a network view, or is about to. */
 export function isSkeinNode(node: Node): boolean {
   return (pairValue(node.description?.engine?.labels, DATA_PATH_LABEL) ?? '') !== '';

@@ -67,6 +67,14 @@ describe('a stock Docker Engine as a worker', { timeout: 240_000 }, () => {
     }
   };
 
+  test('is told that it cannot be a manager, and leaves nothing behind', async () => {
+    const joined = await engine.join(await lab.docker('swarm', 'join-token', '-q', 'manager'));
+    assert.equal(joined.code, 1);
+    assert.match(joined.stderr, /a stock Docker Engine can be a worker of this swarm, not a manager: join with the worker token/);
+    assert.equal((await engine.docker('info', '--format', '{{.Swarm.LocalNodeState}}')), 'inactive');
+    assert.equal((await lab.docker('node', 'ls', '-q')).split('\n').length, lab.plan.nodes.length);
+  });
+
   test('joins with the worker token, is Ready, and knows its manager', async () => {
     const joined = await engine.join(await token());
     assert.equal(joined.code, 0, joined.stderr);
@@ -186,6 +194,13 @@ describe('a stock Docker Engine as a worker', { timeout: 240_000 }, () => {
     }
     assert.equal(await nodeState(), 'ready');
     assert.equal((await engine.containers('talk')).size, 3);
+  });
+
+  test('is not promoted', async () => {
+    const { code, stderr } = await lab.try(['node', 'promote', id]);
+    assert.equal(code, 1);
+    assert.match(stderr, /cannot be promoted: a stock Docker Engine can be a worker of this swarm, not a manager/);
+    assert.equal(await lab.docker('node', 'inspect', '--format', '{{.Spec.Role}} {{.ManagerStatus}}', id), 'worker <nil>');
   });
 
   test('labels, pause, drain and active take effect', async () => {

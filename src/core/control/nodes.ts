@@ -10,6 +10,7 @@ import {
   NodeStatus_State, RaftMemberStatus_Reachability, TaskState, type Node, type NodeSpec, type StoreAction,
 } from '../../model/proto/swarmkit_pb.js';
 import { barredNow } from '../../model/cluster.js';
+import { STOCK_ENGINE, isSkeinNode } from '../../model/network.js';
 import { compareText } from '../../model/pairs.js';
 import { orphaned, stateOf } from '../../model/task.js';
 import { removeAction, updateAction } from '../store/actions.js';
@@ -45,6 +46,9 @@ export function updateNode(view: ReadTx, request: NodeUpdate): Result<Change<voi
     if (!quorumWithout(view, current)) {
       return rpcFail('failed_precondition', "can't remove member from the raft: this would result in a loss of quorum");
     }
+  }
+  if (oldRole === NodeRole.WORKER && newRole === NodeRole.MANAGER && current.description !== undefined && !isSkeinNode(current)) {
+    return rpcFail('failed_precondition', `node ${current.id} cannot be promoted: ${STOCK_ENGINE}`);
   }
   // What the swarm itself wrote since (a session, the state of a manager) is no conflict; SwarmKit takes it for one.
   if (request.version < current.specChanged || request.version > (current.meta?.version?.index ?? 0n)) return outOfSequence();

@@ -12,6 +12,7 @@ import { CERT_EXPIRY_DEFAULT_MS, signCsr } from '../../io/x509/certificates.js';
 import { AppFailure, fail, ok, unwrap, type ErrorCode } from '../../lib/result.js';
 import { durationMs } from '../../lib/time.js';
 import { unlockKeyOf } from '../../model/cluster.js';
+import { STOCK_ENGINE } from '../../model/network.js';
 import {
   AnnotationsSchema, CertificateSchema, GetRootCACertificateResponseSchema, GetUnlockKeyResponseSchema,
   IssuanceStatus_State, IssueNodeCertificateResponseSchema, NodeCertificateStatusResponseSchema, NodeRole, NodeSchema,
@@ -92,6 +93,9 @@ async function issue(manager: Manager, request: IssueNodeCertificateRequest, cal
   }
   const role = roleOfToken(cluster, request.token);
   if (role === undefined) refuse('invalid_argument', 'A valid join token is necessary to join this cluster');
+  if (role === NodeRole.MANAGER && !request.canManage) {
+    refuse('failed_precondition', `${STOCK_ENGINE}: join with the worker token ("docker swarm join-token worker")`);
+  }
   return enroll(manager, cluster, request, role);
 }
 

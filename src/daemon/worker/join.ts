@@ -91,7 +91,7 @@ async function requestCertificate(address: string, from: Credentials, how: { tok
   const rootCa = from.rootCa ?? '';
   try {
     const { nodeId } = await client.unary(NodeCA.method.issueNodeCertificate, create(IssueNodeCertificateRequestSchema, {
-      csr: Buffer.from(csr), token: how.token, availability: how.availability,
+      csr: Buffer.from(csr), token: how.token, availability: how.availability, canManage: true,
     }), RPC_TIMEOUT_MS);
     for (let attempt = 0; attempt < STATUS_TRIES; attempt++) {
       const { status, certificate } = await client.unary(NodeCA.method.nodeCertificateStatus,

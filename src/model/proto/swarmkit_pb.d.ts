@@ -4957,6 +4957,13 @@ export declare type IssueNodeCertificateRequest = Message<"docker.swarmkit.v1.Is
    * @generated from field: docker.swarmkit.v1.NodeSpec.Availability availability = 4;
    */
   availability: NodeSpec_Availability;
+
+  /**
+   * A Skein node (Skein's own): it may be a manager.
+   *
+   * @generated from field: bool can_manage = 1001;
+   */
+  canManage: boolean;
 };
 
 /**

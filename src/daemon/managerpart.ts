@@ -34,6 +34,8 @@ export class ManagerPart {
   private lastTold: Node | undefined;
   /** With the agent, on leaving, or while its group is begun anew: nothing is begun any more. */
   private closed = false;
+  /** No group is joined any more. */
+  private ending = false;
   private readonly options: ManagerPartOptions;
 
   constructor(options: ManagerPartOptions) {
@@ -53,7 +55,7 @@ export class ManagerPart {
   async start(state: SwarmState, timeoutMs: number): Promise<Manager> {
     const { record, onKeyExposed, logger, onBug } = this.options;
     this.closed = false;
-    this.host = new ManagerHost({
+    const host: ManagerHost = this.host = new ManagerHost({
       files: record.files,
       state: () => record.state ?? state,
       saveState: (next) => record.save(next),
@@ -61,11 +63,11 @@ export class ManagerPart {
       credentials: () => record.credentials(),
       wanted: () => record.hasRole('swarm-manager'),
       onKeyExposed,
-      onStale: (reason) => this.change(() => this.becomeUnfit(reason)),
+      onStale: (reason) => this.change(() => this.becomeUnfit(host, reason)),
       logger,
       onBug,
     });
-    return this.host.start(timeoutMs);
+    return host.start(timeoutMs);
   }
 
   /** Its files stay. */
@@ -77,10 +79,18 @@ export class ManagerPart {
   /** Closed, and none any more until start(); no change of it is under way. */
   async end(): Promise<void> {
     // It may be waiting for a group that does not answer.
+    this.ending = true;
     if (this.host?.starting === true) await this.host.close();
     await this.changing;
     this.closed = true;
+    this.ending = false;
     await this.drop();
+  }
+
+  /** After end(), where no other start() follows: by the certificate, which may have changed meanwhile. */
+  resume(): void {
+    this.closed = false;
+    this.matchRole();
   }
 
   private async drop(): Promise<void> {
@@ -153,6 +163,7 @@ export class ManagerPart {
     if (state === undefined || this.host !== undefined || state.unfit !== undefined || this.closed) return;
     const next: SwarmState = { ...state, role: 'manager', raftId: '', begun: false };
     await record.save(next);
+    if (this.closed || this.ending) return;
     try {
       await this.start(next, ROLE_TIMEOUT_MS);
       logger.info('this node is a manager now');
@@ -167,6 +178,7 @@ export class ManagerPart {
     const { record, logger } = this.options;
     const over = (): boolean => this.closed || this.host !== host;
     if (over() || record.state === undefined) return;
+    host.outlived = true;
     // An agent that ends meanwhile has an empty log, and asks again; it neither founds a swarm nor misses what is gone.
     await record.save({ ...record.state, joined: true, begun: false });
     if (over()) return;
@@ -189,11 +201,13 @@ export class ManagerPart {
   private async becomeWorker(): Promise<void> {
     const { host, options: { record, record: { state }, logger } } = this;
     if (state === undefined || state.role !== 'manager' || this.closed) return;
-    const managers = state.managers.filter(({ nodeId }) => nodeId !== state.nodeId);
-    await record.save({ ...state, role: 'worker', raftId: '', begun: false, managers });
     this.host = undefined;
     await (host?.discard() ?? record.files.dropLog());
     await record.files.dropManagerKeys();
+    // Last: an agent that ends before does it all again.
+    if (record.state === undefined) return;
+    const managers = record.state.managers.filter(({ nodeId }) => nodeId !== state.nodeId);
+    await record.save({ ...record.state, role: 'worker', raftId: '', begun: false, managers });
     logger.info('this node is no manager any more');
   }
 
@@ -201,11 +215,11 @@ export class ManagerPart {
    * This manager's log cannot be part of its group: kept, so that it does not vote by it after the next start either. Its
    * tasks go on, and it can be left or go on alone.
    */
-  private async becomeUnfit(reason: string): Promise<void> {
+  private async becomeUnfit(host: ManagerHost, reason: string): Promise<void> {
     // The leader's word may come in the middle of that.
     await this.options.takenUp();
-    const { host, options: { record, record: { state }, logger, onUnfit } } = this;
-    if (state === undefined || host === undefined) return;
+    const { record, record: { state }, logger, onUnfit } = this.options;
+    if (state === undefined || this.host !== host) return;
     const unfit = `it does not know what it told the other managers (${reason}): its state was put back, or its disk lost writes`;
     const next = { ...state, unfit };
     await record.save(next);

@@ -3,10 +3,10 @@
 // no member of the old group after its start, and begins again when it is told to.
 
 import { LOCKED } from '../api/errors.js';
-import { expectedFailure, fail, ok, unwrap, type AppError, type Result } from '../lib/result.js';
+import { expectedFailure, fail, type AppError, type Result } from '../lib/result.js';
 import type { NodeAddresses } from './addresses.js';
 import { newRaftId } from './founding.js';
-import { demoteOthers, forceNewGroup } from './manager/forcenew.js';
+import { forceNewGroup } from './manager/forcenew.js';
 import type { ManagerPart } from './managerpart.js';
 import type { NodeRecord } from './noderecord.js';
 import type { SwarmState } from './swarmstate.js';
@@ -28,7 +28,7 @@ export async function beginAnew(record: NodeRecord, part: ManagerPart, { adverti
   const raftId = newRaftId();
   const { group: _others, unfit: past, ...kept } = state;
   const next: SwarmState = {
-    ...kept, advertiseAddr, raftId: raftId.toString(), joined: true, managers: [{ nodeId: state.nodeId, addr: advertiseAddr }],
+    ...kept, advertiseAddr, raftId: raftId.toString(), joined: true, begun: true, managers: [{ nodeId: state.nodeId, addr: advertiseAddr }],
   };
   try {
     await record.save({ ...state, unfit: past ?? UNFINISHED });
@@ -40,8 +40,7 @@ export async function beginAnew(record: NodeRecord, part: ManagerPart, { adverti
       return { ok: false, error: refused };
     }
     await record.save({ ...next, unfit: UNFINISHED });
-    const manager = await part.start(next, 0);
-    unwrap(await manager.commit((view) => ok({ actions: demoteOthers(view, state.nodeId), value: undefined })));
+    await part.start(next, 0);
     await record.save(next);
     return undefined;
   } catch (error) {

@@ -70,22 +70,25 @@ export class SkeinNode implements NodeBackend {
     await record.load((state) => addressesNow(this.parts.options, state));
     const { state } = record;
     if (state !== undefined && record.refused === undefined) {
-      const taking = record.locked ? this.startWorker(state) : this.run(state);
-      this.takingUp = taking.catch(() => undefined); // Whoever started it has the failure.
-      await taking.catch((error: unknown) => this.refuseLog(error));
+      await (record.locked ? this.startWorker(state) : this.run(state)).catch((error: unknown) => {
+        if (!(error instanceof RaftLogDamaged)) throw error;
+        return this.refuse(error);
+      });
     }
     // What a forced leave has left behind belongs to no swarm.
     const left = record.inSwarm ? '' : await removeTasks(this.executor);
     if (left !== '') this.parts.logger.error({ tasks: left }, 'tasks of a swarm this node has left could not be removed');
   }
 
-  private async refuseLog(error: unknown): Promise<void> {
-    if (!(error instanceof RaftLogDamaged)) throw error;
+  /** What keeps this node from its part in the swarm. Bugs go on as bugs. */
+  private async refuse(error: unknown): Promise<Result<never>> {
+    if (!(error instanceof AppFailure)) throw error;
     this.parts.logger.error({ error: error.message }, 'swarm component could not be started');
     await this.standAside(error.message);
+    return fail('failed_precondition', `swarm component could not be started: ${error.message}`);
   }
 
-  /** No part in the swarm, which the API tells: it can be left. Its tasks go on. */
+  /** The API tells: it can be left. Its tasks go on. */
   private async standAside(problem: string): Promise<void> {
     this.record.refused = problem;
     await this.part.end();
@@ -158,7 +161,7 @@ export class SkeinNode implements NodeBackend {
       ...addresses.value, hostname: this.hostname, listenAddr: `${listen.value.host}:${listen.value.port}`,
       gatewayBridge: this.parts.options.gatewayBridge,
     });
-    await this.keepCertificates(certificates, unlockKey);
+    await this.record.keep(certificates, unlockKey);
     const manager = await this.part.start(state, 0);
     unwrap(await manager.commit(() => ok({ actions, value: undefined })));
     this.record.state = state;
@@ -169,14 +172,6 @@ export class SkeinNode implements NodeBackend {
     const problem = await (this.worker as unknown as Worker).waitConnected(JOIN_TIMEOUT_MS);
     if (problem !== '') this.parts.logger.error({ problem }, 'the manager\'s own session does not stand yet');
     return ok(state.nodeId);
-  }
-
-  /** Sealed from the first file on, where the swarm locks its managers. */
-  private async keepCertificates(certificates: NodeCertificates, unlockKey?: Uint8Array, unlockVersion?: bigint): Promise<void> {
-    const { record } = this;
-    record.certificates = certificates;
-    if (unlockKey !== undefined) record.files.lockFromNow(unlockKey, unlockVersion);
-    await record.files.saveCertificates(certificates);
   }
 
   /** This manager goes on alone with what it knows; its tasks, and its session as a worker, are not touched. */
@@ -192,7 +187,7 @@ export class SkeinNode implements NodeBackend {
       // What was under way is done then: it may have made a worker of this node.
       await this.part.end();
       const failed = forceRefusal(record) ?? await beginAnew(record, this.part, addresses.value);
-      await this.goOn(record.state ?? state, failed === undefined ? undefined : refused);
+      await this.goOn(record.state ?? state, failed === undefined ? undefined : refused).catch((error: unknown) => this.refuse(error));
       return failed ?? ok(state.nodeId);
     } finally {
       this.changing = this.forcing = false;
@@ -208,6 +203,7 @@ export class SkeinNode implements NodeBackend {
     // Also where it runs already, without a session: the node was locked.
     if (this.worker === undefined || this.renewal === undefined) await this.takeUp(state);
     else this.worker.reconnect();
+    this.part.resume();
   }
 
   private async join(request: JoinRequest): Promise<Result<void>> {
@@ -224,7 +220,7 @@ export class SkeinNode implements NodeBackend {
     const joined = await joinByFirst(request, `${listen.value.host}:${listen.value.port}`, addresses.value);
     if (!joined.ok) return joined;
     const { state, certificates, lock } = joined.value;
-    await this.keepCertificates(certificates, lock?.unlockKey, lock?.unlockVersion);
+    await this.record.keep(certificates, lock?.unlockKey, lock?.unlockVersion);
     await this.record.save(state);
     if (state.role === 'manager') await this.part.start(state, JOIN_TIMEOUT_MS);
     await this.takeUp(this.record.state ?? state);
@@ -246,9 +242,7 @@ export class SkeinNode implements NodeBackend {
       if (error instanceof SwarmLocked) return fail('unauthenticated', 'swarm could not be unlocked: invalid key provided');
       // As at the start: nothing goes on after it.
       if (!(error instanceof AppFailure)) this.parts.onBug(error);
-      if (!(error instanceof AppFailure)) throw error;
-      record.refused = error.message;
-      return fail('failed_precondition', `swarm component could not be started: ${error.message}`);
+      return await this.refuse(error);
     } finally {
       this.changing = false;
     }
@@ -314,7 +308,13 @@ export class SkeinNode implements NodeBackend {
     return nodeAddresses(this.parts.options, { advertiseAddr, dataPathAddr }, port);
   }
 
-  private async run(state: SwarmState): Promise<void> {
+  private run(state: SwarmState): Promise<void> {
+    const running = this.takePart(state);
+    this.takingUp = running.catch(() => undefined); // Whoever started it has the failure.
+    return running;
+  }
+
+  private async takePart(state: SwarmState): Promise<void> {
     if (state.role === 'manager' && state.raftId !== '' && this.record.hasRole('swarm-manager')) await this.part.start(state, 0);
     await this.takeUp(this.record.state ?? state);
     // One whose place in the group was never given asks for it in the background, with its tasks running.

@@ -100,6 +100,13 @@ export class NodeRecord {
     await this.saving;
   }
 
+  /** The first ones, before the state. Sealed from the first file on, where the swarm locks its managers. */
+  async keep(certificates: NodeCertificates, unlockKey?: Uint8Array, unlockVersion?: bigint): Promise<void> {
+    this.certificates = certificates;
+    if (unlockKey !== undefined) this.files.lockFromNow(unlockKey, unlockVersion);
+    await this.files.saveCertificates(certificates);
+  }
+
   /** A new certificate, or a new trust root: kept, and used from then on. False when the node left its swarm meanwhile. */
   async adopt(change: Partial<NodeCertificates>): Promise<boolean> {
     this.saving = this.saving.then(async () => {

@@ -136,6 +136,30 @@ test('a manager whose log is gone neither founds a swarm nor votes: it says so, 
   unwrap(await founder.init());
 });
 
+test('an agent that ends while it becomes a worker is one after its start, and not locked for ever', { timeout: 60_000 }, async () => {
+  const [leader, other] = [await make(), await make()];
+  unwrap(await leader.init({ autoLockManagers: true }));
+  const unlockKey = new Uint8Array(unlockKeyOf(manager(leader).view().cluster() ?? assert.fail('a cluster')) ?? assert.fail('a key'));
+  unwrap(await other.join(leader, { joinToken: managerToken(leader) }));
+  await eventually('two voters', () => consensusOf(leader).status.confState.voters.length === 2);
+  const { files } = recordOf(other);
+  let killed = false;
+  // The last thing that it does.
+  files.dropManagerKeys = () => {
+    killed = true;
+    return new Promise(() => undefined);
+  };
+  unwrap(await setRole(leader, other.node.local().nodeId, NodeRole.WORKER));
+  await eventually('the end', () => killed);
+  await other.restart();
+  assert.equal(other.node.local().state, 'locked');
+  unwrap(await other.node.swarmUnlock(unlockKey));
+  await eventually('a worker', () => isWorker(other, leader));
+  await other.restart();
+  assert.notEqual(other.node.local().state, 'locked');
+  await eventually('in its swarm', () => other.node.local().state === 'active');
+});
+
 test('a damaged log is told by an agent that runs', { timeout: 60_000 }, async () => {
   const leader = await make();
   unwrap(await leader.init());
@@ -174,6 +198,23 @@ test('an agent that ends while a new cluster is begun by force is in no group, a
   assert.equal('unfit' in await stateOf(other), false);
   await other.restart();
   assert.equal(other.node.local().isManager, true);
+});
+
+test('a manager that was demoted and lost the others before it was out begins a new cluster by force', { timeout: 60_000 }, async () => {
+  const [leader, other] = [await make(), await make()];
+  unwrap(await leader.init());
+  unwrap(await other.join(leader, { joinToken: managerToken(leader) }));
+  await eventually('two voters', () => consensusOf(leader).status.confState.voters.length === 2);
+  // What was asked for last is in its log, committed or not.
+  const otherId = other.node.local().nodeId;
+  await other.node.close();
+  void setRole(leader, leader.node.local().nodeId, NodeRole.WORKER);
+  await new Promise((resolve) => setTimeout(resolve, 300));
+  unwrap(await leader.node.swarmInit(FORCE));
+  const own = manager(leader).view().get('node', leader.node.local().nodeId);
+  assert.deepEqual([own?.role, own?.spec?.desiredRole], [NodeRole.MANAGER, NodeRole.MANAGER]);
+  assert.equal(manager(leader).view().get('node', otherId)?.spec?.desiredRole, NodeRole.WORKER);
+  await write(leader, 6);
 });
 
 test('a locked manager that begins a new cluster by force is a node of it', { timeout: 60_000 }, async () => {

@@ -83,7 +83,12 @@ function isLeaving(view: ReadTx, { nodeId }: RaftMember): boolean {
 /** Another member is its node, and heard from, while this one is not: a place that was given twice. */
 function isOutlived({ members, status, self }: GroupInput, { raftId, nodeId }: RaftMember): boolean {
   return raftId !== self.raftId && !isReachable(status, raftId)
-    && members.some((other) => other.nodeId === nodeId && other.raftId !== raftId && isReachable(status, other.raftId));
+    && members.some((other) => other.nodeId === nodeId && other.raftId !== raftId && hasAnswered(status, other.raftId));
+}
+
+/** One that is new counts as heard from for a moment. */
+function hasAnswered(status: GroupStatus, raftId: bigint): boolean {
+  return raftId === status.id || status.progress.some(({ member, heard, match }) => member === raftId && heard && match > 0n);
 }
 
 function removal(input: GroupInput, leaving: readonly RaftMember[]): GroupDecision['change'] {

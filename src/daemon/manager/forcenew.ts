@@ -3,13 +3,11 @@
 // id, so that nothing of the old group can speak to it; the other managers become workers.
 
 import { clone, create, fromBinary, toBinary } from '@bufbuild/protobuf';
-import { updateAction } from '../../core/store/actions.js';
 import { Store } from '../../core/store/store.js';
-import type { ReadTx } from '../../core/store/view.js';
 import { RaftLog } from '../../io/raftlog/raftlog.js';
 import { AppFailure } from '../../lib/result.js';
 import { CommandSchema, SnapshotFileSchema, StoreStateSchema } from '../../model/proto/skein_pb.js';
-import { NodeRole, NodeSchema, NodeSpecSchema, RaftMemberSchema, type StoreAction } from '../../model/proto/swarmkit_pb.js';
+import { NodeRole, NodeSchema, NodeSpecSchema, RaftMemberSchema, type Node } from '../../model/proto/swarmkit_pb.js';
 
 export interface NewGroup {
   readonly directory: string;
@@ -39,23 +37,24 @@ export async function forceNewGroup(options: NewGroup): Promise<void> {
     throw new AppFailure({ code: 'failed_precondition', message });
   }
   const last = entries.at(-1) ?? { index: snapshot?.index ?? 0n, term: snapshot?.term ?? 0n };
+  const state = store.snapshot();
+  if (state.objects !== undefined) state.objects.nodes = state.objects.nodes.map((node) => ofNewGroup(node, nodeId, last.index));
   await log.installSnapshot(create(SnapshotFileSchema, {
     index: last.index, term: last.term, voters: [raftId], learners: [],
     members: [create(RaftMemberSchema, { raftId, nodeId, addr })],
-    data: toBinary(StoreStateSchema, store.snapshot()),
+    data: toBinary(StoreStateSchema, state),
   }), { term: hardState.term, vote: 0n, commit: last.index });
   await log.close();
 }
 
-/** What the other managers' nodes become: they are in no group any more. */
-export function demoteOthers(view: ReadTx, nodeId: string): StoreAction[] {
-  const others = view.list('node').filter((node) => node.id !== nodeId
-    && (node.role === NodeRole.MANAGER || node.spec?.desiredRole === NodeRole.MANAGER));
-  return others.map((node) => {
-    const next = clone(NodeSchema, node);
-    next.role = NodeRole.WORKER;
-    next.spec = create(NodeSpecSchema, { ...node.spec, desiredRole: NodeRole.WORKER });
-    delete next.managerStatus;
-    return updateAction('node', next);
-  });
+/** This node is a manager, whatever was decided before; the other managers' nodes are in no group any more. */
+function ofNewGroup(node: Node, nodeId: string, index: bigint): Node {
+  const role = node.id === nodeId ? NodeRole.MANAGER : NodeRole.WORKER;
+  if (node.role === role && node.spec?.desiredRole === role) return node;
+  const next = clone(NodeSchema, node);
+  next.role = role;
+  next.spec = create(NodeSpecSchema, { ...node.spec, desiredRole: role });
+  next.specChanged = index;
+  delete next.managerStatus;
+  return next;
 }

@@ -66,6 +66,8 @@ export class ManagerHost {
   private lockKeeper: LockKeeper | undefined;
   private server: GrpcServer | undefined;
   private closed = false;
+  /** It has another place in the group: what its log holds says nothing any more. */
+  outlived = false;
   /** All that was begun to end it. */
   private ending: Promise<void> | undefined;
   private readonly options: ManagerHostOptions;
@@ -86,7 +88,7 @@ export class ManagerHost {
       if (state.raftId === '') await this.joinGroup(timeoutMs);
       const manager = await this.open();
       if (state.raftId === '') await this.caughtUp(manager, Math.min(timeoutMs, CATCH_UP_MS));
-      await this.begun(manager);
+      if (this.consensus !== undefined) await this.begun(this.consensus);
       void this.tellAddress().catch(this.options.onBug);
       return manager;
     } finally {
@@ -94,10 +96,11 @@ export class ManagerHost {
     }
   }
 
-  /** From here on an empty log is a lost one. A founder's state is saved once its swarm is in the log. */
-  private async begun(manager: Manager): Promise<void> {
+  /** From here on an empty log is a lost one. A founder's state is saved only once its swarm is in the log. */
+  private async begun({ store, raftId }: Consensus): Promise<void> {
     const state = this.options.state();
-    if (state.begun !== true && manager.view().cluster() !== undefined) await this.options.saveState({ ...state, begun: true });
+    if (this.outlived || state.begun === true || store.cluster() === undefined || state.raftId !== raftId.toString()) return;
+    await this.options.saveState({ ...state, begun: true });
   }
 
   setIdentity(): void {
@@ -238,7 +241,9 @@ export class ManagerHost {
     this.consensus = consensus;
     // Calls are authorized one by one; a link stands for months.
     consensus.onEvents((events) => {
-      if (events.some(({ kind }) => kind === 'cluster')) this.server?.authorizeAgain();
+      if (!events.some(({ kind }) => kind === 'cluster')) return;
+      this.server?.authorizeAgain();
+      if (joined === true) void this.begun(consensus).catch(onBug);
     });
     await consensus.start();
     this.endIfClosed();
@@ -262,7 +267,7 @@ export class ManagerHost {
       if (joined.ok) {
         // What an earlier part in the group may have left behind: an agent that was killed while it became a worker.
         await this.options.files.dropLog();
-        await this.options.saveState({ ...state, ...placeOf(joined.value) });
+        await this.options.saveState({ ...this.options.state(), ...placeOf(joined.value) });
         return;
       }
       if (this.closed || !this.options.wanted() || performance.now() > deadline) throw new AppFailure(joined.error);

@@ -17,9 +17,8 @@ export class Members {
     this.replace(members);
   }
 
+  /** As a snapshot has it. It may be older than what was known: those that it lacks may have come later, and one of them may lead. */
   replace(members: readonly RaftMember[]): void {
-    const kept = new Set(members.map(({ raftId }) => raftId));
-    for (const raftId of this.byId.keys()) if (!kept.has(raftId)) this.remove(raftId);
     this.byId.clear();
     for (const member of members) this.byId.set(member.raftId, member);
   }

@@ -266,10 +266,11 @@ export class SimManager {
   // Changes by whoever asks ----------------------------------------------------------------------------------------
 
   /** What the leader decides of the nodes: it counts in its term only, and is decided anew after a race. */
-  private* commitInTerm(term: Term, build: (view: ReadTx) => readonly StoreAction[]): Process {
+  private* commitInTerm(term: Term, build: (view: ReadTx) => readonly StoreAction[]): Process<boolean> {
     for (let attempt = 0; attempt < COMMIT_TRIES && !term.ended; attempt++) {
-      if ((yield* this.stage(term, build(this.view), this.host.nowMs())) !== undefined) return;
+      if ((yield* this.stage(term, build(this.view), this.host.nowMs())) !== undefined) return true;
     }
+    return false;
   }
 
   private* commitParts(who: string, build: (view: ReadTx, nowMs: number) => readonly StoreAction[]): Process<boolean> {
@@ -285,7 +286,8 @@ export class SimManager {
   // What nodes ask -------------------------------------------------------------------------------------------------
 
   session(nodeId: string, previousId: string, description: NodeDescription, address: string, answer: (sessionId: string | undefined) => void): void {
-    if (!this.leads || this.view.get('node', nodeId) === undefined) {
+    const term = this.leadership;
+    if (!this.leads || term === undefined || this.view.get('node', nodeId) === undefined) {
       answer(undefined);
       return;
     }
@@ -296,7 +298,7 @@ export class SimManager {
     }
     const { world } = this;
     this.start((function* (this: SimManager): Process {
-      const done = yield* this.commitParts(`node ${nodeId}`, (view) => world.core.nodeReady(view, nodeId, description, address));
+      const done = yield* this.commitInTerm(term, (view) => world.core.nodeReady(view, nodeId, description, address));
       if (done) this.liveness.agentCame(nodeId, previousId !== '');
       answer(done ? registered.sessionId : undefined);
     }).call(this));

@@ -11,6 +11,7 @@ import { createAction } from '../../src/core/store/actions.js';
 import { newId, newTokenSecret } from '../../src/lib/ids.js';
 import { AppFailure, err, fail, ok, type Result } from '../../src/lib/result.js';
 import { durationFromNs, timestampFromMs } from '../../src/lib/time.js';
+import { DATA_PATH_LABEL } from '../../src/model/network.js';
 import { toPairs } from '../../src/model/pairs.js';
 import { CommandSchema } from '../../src/model/proto/skein_pb.js';
 import {
@@ -231,8 +232,10 @@ export function describe(hostname: string): NodeDescription {
 }
 
 function nodeOf(id: string, hostname: string, role: NodeRole, addr: string): Node {
+  const description = describe(hostname);
+  if (description.engine !== undefined) description.engine.labels = toPairs({ [DATA_PATH_LABEL]: addr });
   const node = create(NodeSchema, {
-    id, role, description: describe(hostname),
+    id, role, description,
     spec: create(NodeSpecSchema, {
       annotations: create(AnnotationsSchema), desiredRole: role, membership: NodeSpec_Membership.ACCEPTED,
     }),

@@ -5,7 +5,7 @@ import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { test } from 'node:test';
-import { clone, create } from '@bufbuild/protobuf';
+import { clone, create, toBinary } from '@bufbuild/protobuf';
 import { updateNode } from '../../src/core/control/nodes.js';
 import type { Consensus } from '../../src/daemon/manager/consensus.js';
 import type { NodeRecord } from '../../src/daemon/noderecord.js';
@@ -13,6 +13,8 @@ import type { SwarmState } from '../../src/daemon/swarmstate.js';
 import { ManagerClient } from '../../src/io/grpc/client.js';
 import { toAppError } from '../../src/io/grpc/service.js';
 import { fail, ok, unwrap, type Result } from '../../src/lib/result.js';
+import { timestampFromMs } from '../../src/lib/time.js';
+import { CommandSchema, ManagerGroup, ProposeRequestSchema } from '../../src/model/proto/skein_pb.js';
 import { unlockKeyOf } from '../../src/model/cluster.js';
 import { JoinRequestSchema, NodeRole, NodeSchema, NodeStatus_State, RaftMembership } from '../../src/model/proto/swarmkit_pb.js';
 import { manager, write } from '../support/manager-node.js';
@@ -112,8 +114,14 @@ test('an agent that ended between certificate and state goes by its certificate'
   assert.notEqual((await stateOf(worker)).raftId, before.raftId, 'another member: of the old one the log is gone');
   await write(worker, 2);
 
+  const client = new ManagerClient(leader.address, recordOf(worker).credentials());
   unwrap(await setRole(leader, worker.node.local().nodeId, NodeRole.WORKER));
   await eventually('a worker', () => isWorker(worker, leader));
+  const command = toBinary(CommandSchema, create(CommandSchema, { id: 'x', time: timestampFromMs(Date.now()) }));
+  const refused = await client.unary(ManagerGroup.method.propose, create(ProposeRequestSchema, { command }), 5000)
+    .then(() => '', toAppError);
+  client.close();
+  assert.match(JSON.stringify(refused), /permission_denied.* is no manager of this swarm/, 'its old certificate is worth nothing here');
   const after = await stateOf(worker);
   const manages: SwarmState = { ...after, role: 'manager', raftId: '77', begun: true };
   await worker.restart(() => writeFile(worker.file('state.json'), JSON.stringify(manages)));

@@ -66,10 +66,11 @@ export class Sessions {
     return verdict;
   }
 
-  /** It is known to be dead: its time is up now. */
+  /** It is known to be dead: its time is up now, also where it was named before: it may have been taken for ready since. */
   lose(nodeId: string, nowMs: number): void {
     const session = this.byNode.get(nodeId);
-    if (session !== undefined) session.deadlineMs = nowMs;
+    if (session === undefined) this.byNode.set(nodeId, { sessionId: '', deadlineMs: nowMs, registrations: [], connected: true });
+    else Object.assign(session, { deadlineMs: nowMs, connected: true });
   }
 
   /** The manager itself did not run for so long, and could hear nobody. */

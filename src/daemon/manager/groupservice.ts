@@ -45,7 +45,7 @@ export function groupServices(
   return {
     group: {
       install: (requests: AsyncIterable<SnapshotChunk>, caller: Caller) => install(ready(), requests, caller),
-      propose: async (request: ProposeRequest) => propose(ready(), request.command),
+      propose: async (request: ProposeRequest, caller: Caller) => propose(ready(), request.command, caller),
       subscribeLogs: async ({ selector, options }: SubscribeLogsRequest, caller: Caller, out: Outgoing<SubscribeLogsMessage>) => {
         const here = manager() ?? notReady();
         if (!here.consensus.leading) throw new AppFailure({ code: 'unavailable', message: NO_LEADER });
@@ -147,7 +147,12 @@ function decoded<D extends DescMessage>(schema: D, bytes: Uint8Array): MessageSh
 }
 
 /** What is in the log is decoded by every manager at every start: what cannot be is not taken. */
-function propose(consensus: Consensus, bytes: Uint8Array): object {
+function propose(consensus: Consensus, bytes: Uint8Array, { identity }: Caller): object {
+  // Its certificate may be older than its demotion.
+  const nodeId = identity?.nodeId ?? '';
+  if (consensus.leading && consensus.members.ofNode(nodeId) === undefined) {
+    throw new AppFailure({ code: 'permission_denied', message: `node ${nodeId} is no manager of this swarm` });
+  }
   const id = decoded(CommandSchema, bytes)?.id ?? '';
   if (id === '') throw new AppFailure({ code: 'invalid_argument', message: 'the proposal is no command' });
   return create(ProposeResponseSchema, { taken: consensus.proposeFor(bytes) });

@@ -87,8 +87,8 @@ export class ManagerHost {
       const state = this.options.state();
       if (state.raftId === '') await this.joinGroup(timeoutMs);
       const manager = await this.open();
-      if (state.raftId === '') await this.caughtUp(manager, Math.min(timeoutMs, CATCH_UP_MS));
-      if (this.consensus !== undefined) await this.begun(this.consensus);
+      if (state.raftId === '') await this.caughtUp(manager.consensus, Math.min(timeoutMs, CATCH_UP_MS));
+      await this.begun(manager.consensus);
       void this.tellAddress().catch(this.options.onBug);
       return manager;
     } finally {
@@ -295,10 +295,11 @@ export class ManagerHost {
     return undefined;
   }
 
-  /** Somebody who just joined sees the swarm, not an empty store. */
-  private async caughtUp(manager: Manager, timeoutMs: number): Promise<void> {
+  /** Somebody who just joined sees the swarm, not an empty store, and another manager may be stopped: this one votes. */
+  private async caughtUp(consensus: Consensus, timeoutMs: number): Promise<void> {
     const deadline = performance.now() + timeoutMs;
-    while (!this.closed && this.options.wanted() && manager.view().cluster() === undefined && performance.now() < deadline) {
+    const isIn = (): boolean => consensus.store.cluster() !== undefined && consensus.status.confState.voters.includes(consensus.raftId);
+    while (!this.closed && this.options.wanted() && !isIn() && performance.now() < deadline) {
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
   }

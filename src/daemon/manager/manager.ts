@@ -229,6 +229,14 @@ export class Manager implements ManagerBackend {
     return this.commitBy(build, (actions, nowMs) => this.propose(actions, nowMs));
   }
 
+  /**
+   * What is true only as long as this manager leads: that a node has a session with it. Carried on into another term it would say so of
+   * a node that the next leader has found dead.
+   */
+  async commitInTerm<T>(build: Build<T>): Promise<Result<T>> {
+    return this.commitBy(build, (actions, nowMs) => this.proposeInTerm(actions, nowMs));
+  }
+
   private async commitBy<T>(build: Build<T>, propose: Propose): Promise<Result<T>> {
     for (let attempt = 0; attempt < COMMIT_TRIES; attempt++) {
       const context: ChangeContext = { nowMs: Date.now(), newId: makeId, randomBytes };

@@ -7,6 +7,7 @@ import { decideGroup, successor, type GroupDecision, type GroupInput } from '../
 import { createAction } from '../../src/core/store/actions.js';
 import type { Consensus } from '../../src/daemon/manager/consensus.js';
 import { changeMember } from '../../src/daemon/manager/groupchange.js';
+import { Members } from '../../src/daemon/manager/members.js';
 import {
   NodeRole, NodeSchema, NodeSpecSchema, NodeSpec_Availability as Availability, RaftMemberSchema,
   RaftMemberStatus_Reachability as Reachability, type Node, type RaftMember,
@@ -146,13 +147,13 @@ test('nodes tell who leads, who is reached, and are workers only once they are o
 
 test('a vote is not given to one that is taken out meanwhile: nobody would take it out again', async () => {
   const member = create(RaftMemberSchema, { raftId: 2n, nodeId: 'n2', addr: '192.0.2.2:2377' });
-  const there = new Map([[2n, member]]);
+  const members = new Members([member]);
   let proposed = 0;
   const consensus = {
-    leading: true, members: there, status: { confState: { voters: [1n], learners: [2n] } },
+    leading: true, members, status: { confState: { voters: [1n], learners: [2n] } },
     proposeChange: () => {
       proposed += 1;
-      there.clear();
+      members.apply({ kind: 'removeNode', member: 2n, context: new Uint8Array() });
     },
   } as unknown as Consensus;
   assert.equal(await changeMember(consensus, 'addNode', member, 2000), false);

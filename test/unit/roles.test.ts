@@ -17,20 +17,16 @@ import { timestampFromMs } from '../../src/lib/time.js';
 import { CommandSchema, ManagerGroup, ProposeRequestSchema } from '../../src/model/proto/skein_pb.js';
 import { unlockKeyOf } from '../../src/model/cluster.js';
 import { JoinRequestSchema, NodeRole, NodeSchema, NodeStatus_State, RaftMembership } from '../../src/model/proto/swarmkit_pb.js';
-import { manager, write } from '../support/manager-node.js';
+import { cluster, manager, write } from '../support/manager-node.js';
 import { testNodes, type TestNode } from '../support/test-node.js';
+import { eventually as within } from '../system/fixture.js';
 
 const make = testNodes();
 /** A certificate is renewed at once when the role changes, but not twice within ten seconds; a call to join may take fifteen more. */
 const SETTLED_MS = 45_000;
 
-async function eventually(what: string, check: () => boolean | Promise<boolean>, seen: () => unknown = () => ''): Promise<void> {
-  const deadline = Date.now() + SETTLED_MS;
-  while (!await check()) {
-    assert.ok(Date.now() < deadline, `${what} ${JSON.stringify(seen())}`);
-    await new Promise((resolve) => setTimeout(resolve, 20));
-  }
-}
+const eventually = (what: string, check: () => boolean | Promise<boolean>, seen: () => unknown = () => ''): Promise<void> =>
+  within(what, SETTLED_MS, async () => assert.ok(await check(), JSON.stringify(seen())));
 
 function setRole(via: TestNode, nodeId: string, role: NodeRole): Promise<Result<void>> {
   return manager(via).commit((view) => {
@@ -44,7 +40,9 @@ function setRole(via: TestNode, nodeId: string, role: NodeRole): Promise<Result<
   });
 }
 
+const FORCE = { forceNewCluster: true };
 const managerToken = (node: TestNode): string => manager(node).view().cluster()?.rootCa?.joinTokens?.manager ?? '';
+const keyOf = (node: TestNode): Uint8Array => new Uint8Array(unlockKeyOf(cluster(node)) ?? assert.fail('an unlock key'));
 const stateOf = async (node: TestNode): Promise<SwarmState> => JSON.parse(await readFile(node.file('state.json'), 'utf8')) as SwarmState;
 const recordOf = (node: TestNode): NodeRecord => (node.node as unknown as { record: NodeRecord }).record;
 const consensusOf = (node: TestNode): Consensus => (manager(node) as unknown as { consensus: Consensus }).consensus;
@@ -138,7 +136,7 @@ test('a manager whose log is gone neither founds a swarm nor votes: it says so, 
   assert.equal(state, 'error');
   assert.equal(isManager, false);
   assert.match(error, /raft log .* is damaged: it is empty, and was not\. Restore this manager from a backup, or remove it from the swarm/);
-  const forced = await founder.node.swarmInit({ ...FORCE });
+  const forced = await founder.init(FORCE);
   assert.match(forced.ok ? '' : forced.error.message, /is damaged/);
   unwrap(await founder.node.swarmLeave(true));
   unwrap(await founder.init());
@@ -147,7 +145,7 @@ test('a manager whose log is gone neither founds a swarm nor votes: it says so, 
 test('an agent that ends while it becomes a worker is one after its start, and not locked for ever', { timeout: 60_000 }, async () => {
   const [leader, other] = [await make(), await make()];
   unwrap(await leader.init({ autoLockManagers: true }));
-  const unlockKey = new Uint8Array(unlockKeyOf(manager(leader).view().cluster() ?? assert.fail('a cluster')) ?? assert.fail('a key'));
+  const unlockKey = keyOf(leader);
   unwrap(await other.join(leader, { joinToken: managerToken(leader) }));
   await eventually('two voters', () => consensusOf(leader).status.confState.voters.length === 2);
   const { files } = recordOf(other);
@@ -194,12 +192,12 @@ test('an agent that ends while a new cluster is begun by force is in no group, a
   const killed = new Error('killed');
   // The log is rewritten, and what follows is not written any more.
   record.save = (state) => (state.raftId === record.state?.raftId ? save(state) : Promise.reject(killed));
-  await assert.rejects(other.node.swarmInit(FORCE), killed);
+  await assert.rejects(other.init(FORCE), killed);
   await other.restart();
   const { state, error } = other.node.local();
   assert.equal(state, 'error');
   assert.match(error, /a new cluster was begun from it, and that was not finished.*--force-new-cluster/);
-  unwrap(await other.node.swarmInit(FORCE));
+  unwrap(await other.init(FORCE));
   assert.equal(other.node.local().isManager, true);
   assert.equal(votersOf(other).length, 1);
   assert.equal(manager(other).view().get('node', leader.node.local().nodeId)?.spec?.desiredRole, NodeRole.WORKER);
@@ -218,7 +216,7 @@ test('a manager that was demoted and lost the others before it was out begins a 
   await other.node.close();
   void setRole(leader, leader.node.local().nodeId, NodeRole.WORKER);
   await new Promise((resolve) => setTimeout(resolve, 300));
-  unwrap(await leader.node.swarmInit(FORCE));
+  unwrap(await leader.init(FORCE));
   const own = manager(leader).view().get('node', leader.node.local().nodeId);
   assert.deepEqual([own?.role, own?.spec?.desiredRole], [NodeRole.MANAGER, NodeRole.MANAGER]);
   assert.equal(manager(leader).view().get('node', otherId)?.spec?.desiredRole, NodeRole.WORKER);
@@ -228,12 +226,12 @@ test('a manager that was demoted and lost the others before it was out begins a 
 test('a locked manager that begins a new cluster by force is a node of it', { timeout: 60_000 }, async () => {
   const node = await make();
   unwrap(await node.init({ autoLockManagers: true }));
-  const unlockKey = new Uint8Array(unlockKeyOf(manager(node).view().cluster() ?? assert.fail('a cluster')) ?? assert.fail('a key'));
+  const unlockKey = keyOf(node);
   const state = await stateOf(node);
   await node.restart(() => writeFile(node.file('state.json'), JSON.stringify({ ...state, unfit: 'it was put back' })));
   unwrap(await node.node.swarmUnlock(unlockKey));
   assert.match(node.node.local().error, /this manager takes no part in its swarm: it was put back/);
-  unwrap(await node.node.swarmInit(FORCE));
+  unwrap(await node.init(FORCE));
   const status = () => manager(node).view().get('node', state.nodeId)?.status?.state;
   await eventually('its session stands', () => status() === NodeStatus_State.READY);
 });
@@ -266,9 +264,3 @@ test('of two managers that are demoted at once one remains', { timeout: 60_000 }
   const refused = results.flatMap((result) => (result.ok ? [] : [result.error.message]));
   assert.deepEqual(refused, ['rpc error: code = FailedPrecondition desc = attempting to demote the last manager of the swarm']);
 });
-
-const FORCE = {
-  listenAddr: '', advertiseAddr: '', dataPathAddr: '', dataPathPort: 0, forceNewCluster: true, availability: 'active',
-  defaultAddrPool: [], subnetSize: 0, autoLockManagers: false, taskHistoryRetentionLimit: undefined, heartbeatPeriodNs: 2_000_000_000n,
-  nodeCertExpiryNs: undefined, snapshotInterval: undefined, keepOldSnapshots: undefined, labels: {},
-} as const;

@@ -33,6 +33,7 @@ export async function forceNewGroup(options: NewGroup): Promise<void> {
     if (kind === 'normal' && data.length > 0) store.apply(index, fromBinary(CommandSchema, data));
   }
   if (store.cluster() === undefined) {
+    await log.close();
     const message = 'this manager knows nothing of the swarm yet: begin the new cluster on another one';
     throw new AppFailure({ code: 'failed_precondition', message });
   }

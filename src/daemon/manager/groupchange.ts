@@ -14,10 +14,8 @@ const RETRY_MS = 50;
 export async function changeMember(consensus: Consensus, kind: ConfChange['kind'], member: RaftMember,
   timeoutMs: number): Promise<boolean> {
   const deadline = performance.now() + timeoutMs;
-  const { members } = consensus;
-  const wasMember = members.get(member.raftId) !== undefined;
   while (consensus.leading && performance.now() < deadline && !isChanged(consensus, kind, member)) {
-    if (kind !== 'removeNode' && wasMember && members.get(member.raftId) === undefined) return false;
+    if (kind !== 'removeNode' && consensus.members.wasRemoved(member.raftId)) return false;
     consensus.proposeChange(kind, member);
     await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   }

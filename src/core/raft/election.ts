@@ -7,11 +7,11 @@ import { becomeFollower, enterRole, restartElectionTimer, send, type RaftState }
 import type { Message } from './types.js';
 
 /**
- * A voter of its own configuration, or one whose removal is not known to be committed: it may be needed to commit it
- * (thesis, 4.2.2).
+ * A voter of its own configuration; or one whose removal is not known to be committed, for it may be needed to commit it; or
+ * one whose vote another needs and cannot have, as long as nobody leads (thesis, 4.2.2). No vote of its own counts for the last two.
  */
 function promotable(state: RaftState): boolean {
-  return state.isVoter || state.membership.at(state.log.committed).voters.includes(state.id);
+  return state.isVoter || state.refusedOlderLog || state.membership.at(state.log.committed).voters.includes(state.id);
 }
 
 /** Asks first whether it could win. The only voter asks nobody. */
@@ -86,7 +86,11 @@ export function handleVoteRequest(state: RaftState, message: Message): void {
   const isPreVote = kind === 'preVote';
   const free = state.vote === from || (state.vote === 0n && state.leader === 0n) || (isPreVote && term > state.term);
   const response = isPreVote ? 'preVoteResponse' : 'voteResponse';
-  if (!free || !state.log.upToDate(index, logTerm) || (isPreVote && takesPrecedence(state, message))) {
+  const upToDate = state.log.upToDate(index, logTerm);
+  // By the other's configuration this member votes, and who lacks its vote may lack a majority without it: then nobody would
+  // ever lead if it did not stand itself.
+  if (!upToDate && !inLease(state)) state.refusedOlderLog = true;
+  if (!free || !upToDate || (isPreVote && takesPrecedence(state, message))) {
     send(state, response, from, { reject: true });
     return;
   }

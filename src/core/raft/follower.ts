@@ -7,6 +7,7 @@ import type { Message, Snapshot } from './types.js';
 
 /** A leader of this term speaks: it is followed, and every other role ends. */
 export function followLeader(state: RaftState, leader: bigint): void {
+  state.refusedOlderLog = false;
   if (state.role === 'follower' && state.leader === leader) leaderHeard(state);
   else becomeFollower(state, state.term, leader);
 }

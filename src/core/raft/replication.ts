@@ -77,10 +77,11 @@ export function maybeCommit(state: RaftState): void {
   log.commitTo(index);
   if (progress.size > 0) state.commitUntold = true;
   if (state.reads.hasWaiting) state.sendWanted = true;
-  if (state.membership.currentIndex > before && state.membership.currentIndex <= index) confCommitted(state);
+  const { currentIndex } = state.membership;
+  if (currentIndex <= index && (currentIndex > before || !state.isVoter)) confCommitted(state);
 }
 
-/** Those removed hear of it before they are forgotten; a leader that removed itself steps down. */
+/** Those removed hear of it before they are forgotten; a leader that removed itself, or only stood in, steps down. */
 function confCommitted(state: RaftState): void {
   flushAppends(state, state.log.committed);
   trackMembers(state, true);

@@ -32,6 +32,8 @@ export class RaftState {
   electionTimeout: number;
   /** The leader's process ended: ticks until this follower campaigns. */
   suspectTicks: number | undefined;
+  /** Since a leader was heard, this member refused its vote to a log that is behind its own. */
+  refusedOlderLog = false;
   /** Of a candidate: answers. */
   readonly votes = new Map<bigint, boolean>();
   /** Of a leader, in ascending order of members, without itself. */
@@ -123,6 +125,7 @@ export function enterRole(state: RaftState, role: Role, term: bigint, leader: bi
   }
   state.role = role;
   state.leader = leader;
+  if (leader !== 0n) state.refusedOlderLog = false;
   state.heartbeatElapsed = 0;
   state.votes.clear();
   state.progress = new Map();

@@ -64,9 +64,12 @@ export class Checker {
     }
   }
 
-  /** A leader is a voter, or its removal is not committed yet: then it is one by what is applied. */
-  mayLead(member: bigint, term: bigint, confs: readonly ConfState[]): void {
-    hold(confs.some(({ voters }) => voters.includes(member)), () => `member ${member} leads in term ${term}, and is no voter`);
+  /**
+   * A leader is a voter, or its removal is not committed yet: then it is one by what is applied. Another one stands in, until
+   * it has committed something.
+   */
+  mayLead(member: bigint, term: bigint, confs: readonly ConfState[], committedTerm: bigint | undefined): void {
+    hold(committedTerm !== term || confs.some(({ voters }) => voters.includes(member)), () => `member ${member} leads in term ${term}, and is no voter`);
   }
 
   /** A follower follows the leader of its term, nobody else. */

@@ -195,7 +195,7 @@ export class Host {
     if (!this.raft.leader) return;
     checker.leads(this.term, this.id);
     const { activeConfState, confState, commit } = this.raft.status;
-    checker.mayLead(this.id, this.term, [confState, activeConfState]);
+    checker.mayLead(this.id, this.term, [confState, activeConfState], this.disk.term(commit));
     const confs = [activeConfState, this.conf ?? activeConfState];
     this.conf = activeConfState;
     if (ready.softState?.role === 'leader') this.commit = commit;

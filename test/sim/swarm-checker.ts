@@ -89,15 +89,20 @@ export class SwarmChecker {
     }
   }
 
-  /** On one machine a host-mode port is one process's. */
+  /**
+   * On one machine a host-mode port is one process's. A task that was given up for lost, and is on its way down since its node
+   * is back, has none any more: the agent gives the port to those that are not stopping.
+   */
   private hostPorts(nodeId: string, task: Task): void {
     const ports = hostPorts(task.endpoint?.ports).filter(({ publishedPort }) => publishedPort > 0).map(portKey);
     if (ports.length === 0) return;
-    for (const { running, task: other } of this.world.workers.get(nodeId)?.runners.all.values() ?? []) {
+    for (const { running, stopping, task: other } of this.world.workers.get(nodeId)?.runners.all.values() ?? []) {
       if (other.id === task.id) continue;
+      const known = this.world.newest().get('task', other.id);
+      const lost = known === undefined || stateOf(known) === TaskState.ORPHANED;
       const shared = hostPorts(other.endpoint?.ports).map(portKey).find((port) => ports.includes(port));
       if (shared === undefined) continue;
-      this.hold(!running, () => `tasks ${task.id} and ${other.id} both have port ${shared} of ${nodeId}`);
+      this.hold(!running || (lost && stopping), () => `tasks ${task.id} and ${other.id} both have port ${shared} of ${nodeId}`);
       this.mark('host port used again');
     }
   }

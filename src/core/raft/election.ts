@@ -6,6 +6,9 @@ import { becomeLeader } from './replication.js';
 import { becomeFollower, enterRole, restartElectionTimer, send, type RaftState } from './state.js';
 import type { Message } from './types.js';
 
+/** Election timeouts without a leader, and without a vote given to anybody, after which one who is no voter may stand. */
+const STAND_IN_TIMEOUTS = 5;
+
 /**
  * A voter of its own configuration; or one whose removal is not known to be committed, for it may be needed to commit it; or
  * one whose vote another needs and cannot have, as long as nobody leads (thesis, 4.2.2). No vote of its own counts for the last two.
@@ -88,8 +91,8 @@ export function handleVoteRequest(state: RaftState, message: Message): void {
   const response = isPreVote ? 'preVoteResponse' : 'voteResponse';
   const upToDate = state.log.upToDate(index, logTerm);
   // By the other's configuration this member votes, and who lacks its vote may lack a majority without it: then nobody would
-  // ever lead if it did not stand itself.
-  if (!upToDate && !inLease(state)) state.refusedOlderLog = true;
+  // ever lead if it did not stand itself. As a rule somebody else can.
+  if (!upToDate && state.electionElapsed >= STAND_IN_TIMEOUTS * state.options.electionTicks) state.refusedOlderLog = true;
   if (!free || !upToDate || (isPreVote && takesPrecedence(state, message))) {
     send(state, response, from, { reject: true });
     return;

@@ -47,8 +47,9 @@ export class SimDisk {
       return;
     }
     const { index, term } = snapshot;
-    const reset: Batch = [{ kind: 'reset', index, term }, { kind: 'hardState', hardState: state }];
-    this.writing = [{ kind: 'install', snapshot }, { kind: 'batch', batch: reset }, ...appended];
+    const reset: Batch = [{ kind: 'reset', index, term }, { kind: 'hardState', hardState: { ...state, commit: index } }];
+    const committed: Write[] = entries.length === 0 ? [] : [{ kind: 'batch', batch: [{ kind: 'hardState', hardState: state }] }];
+    this.writing = [{ kind: 'install', snapshot }, { kind: 'batch', batch: reset }, ...appended, ...committed];
   }
 
   /** The write is durable. */

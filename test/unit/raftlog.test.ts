@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
-import { cpSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import { cpSync, mkdtempSync, readFileSync, readdirSync, renameSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, describe, it } from 'node:test';
@@ -312,5 +312,30 @@ describe('RaftLog', () => {
     writeFileSync(file, whole);
     rmSync(file);
     await assert.rejects(load(at), RaftLogDamaged, 'without its snapshot the log has a hole');
+  });
+
+  it('ended between a snapshot that was installed and what was committed behind it, it is at the snapshot', async () => {
+    const at = directory();
+    const log = new RaftLog(at, KEY);
+    await log.load();
+    await log.append(hard(1), [entry(1)]);
+    await log.installSnapshot(create(SnapshotFileSchema, { index: 5n, term: 1n, voters: [1n], data: Buffer.from('state at 5') }), hard(8));
+    await log.close();
+    const loaded = await load(at);
+    assert.deepEqual([loaded.snapshot?.index, loaded.hardState, texts(loaded)], [5n, hard(5), []]);
+  });
+
+  it('without what it knows to be committed it is refused, and so is what the disk cannot read', async () => {
+    const at = directory();
+    await life(at, [[entry(1)]]);
+    const log = new RaftLog(at, KEY);
+    await log.load();
+    await log.append(hard(2), []);
+    await log.close();
+    await assert.rejects(load(at), /RaftLogDamaged: .*entries are missing between index 1 and 2, which was committed/);
+    // The memory of a process has nothing at 0: to read it is an input/output error.
+    for (const file of segments(at)) rmSync(file);
+    symlinkSync('/proc/self/mem', path.join(at, '0000000000000001.log'));
+    await assert.rejects(load(at), /RaftLogDamaged: .*0000000000000001.log is damaged: the disk cannot read it/);
   });
 });

@@ -1,6 +1,7 @@
 // Who leads: campaigns and votes. Paper, 5.2 and 5.4.1; thesis, 9.6 for PreVote (ask first whether one could win, so that
 // a member cut off does not raise the term), 4.2.3 and 6.4 for leases (a member that hears its leader votes for nobody).
 
+import { members } from './confchange.js';
 import { voteResult } from './quorum.js';
 import { becomeLeader } from './replication.js';
 import { becomeFollower, enterRole, restartElectionTimer, send, type RaftState } from './state.js';
@@ -11,7 +12,7 @@ const STAND_IN_TIMEOUTS = 5;
 
 /**
  * A voter of its own configuration; or one whose removal is not known to be committed, for it may be needed to commit it; or
- * one whose vote another needs and cannot have, as long as nobody leads (thesis, 4.2.2). No vote of its own counts for the last two.
+ * one with a newer log than those who ask for votes, as long as nobody leads (thesis, 4.2.2). No vote of its own counts for the last two.
  */
 function promotable(state: RaftState): boolean {
   return state.isVoter || state.refusedOlderLog || state.membership.at(state.log.committed).voters.includes(state.id);
@@ -48,7 +49,9 @@ function requestVotes(state: RaftState, transfer: boolean): void {
   const kind = state.role === 'preCandidate' ? 'preVote' : 'vote';
   const term = state.role === 'preCandidate' ? state.term + 1n : state.term;
   const { last: index, lastTerm: logTerm } = state.log;
-  for (const member of state.conf.voters) {
+  // Asked first, learners count for nothing, but the one with the newest log learns that it is needed.
+  const asked = state.role === 'preCandidate' ? members(state.conf) : state.conf.voters;
+  for (const member of asked) {
     if (member !== state.id) send(state, kind, member, { term, index, logTerm, transfer });
   }
 }
@@ -90,8 +93,8 @@ export function handleVoteRequest(state: RaftState, message: Message): void {
   const free = state.vote === from || (state.vote === 0n && state.leader === 0n) || (isPreVote && term > state.term);
   const response = isPreVote ? 'preVoteResponse' : 'voteResponse';
   const upToDate = state.log.upToDate(index, logTerm);
-  // By the other's configuration this member votes, and who lacks its vote may lack a majority without it: then nobody would
-  // ever lead if it did not stand itself. As a rule somebody else can.
+  // It may have what is committed, or the vote that is lacking by the other's configuration: then nobody would ever lead if it did
+  // not stand itself. As a rule somebody else can.
   if (!upToDate && state.electionElapsed >= STAND_IN_TIMEOUTS * state.options.electionTicks) state.refusedOlderLog = true;
   if (!free || !upToDate || (isPreVote && takesPrecedence(state, message))) {
     send(state, response, from, { reject: true });

@@ -1,10 +1,14 @@
 // Who may call what on port 2377: by the certificate's organisational unit, its organisation (the cluster id) and the
-// list of removed nodes. The table is SwarmKit's.
+// list of removed nodes. The table is SwarmKit's. Beyond it, the leader asks whether who comes as a manager still is one: a
+// certificate outlives a demotion.
 
 import { fail, ok, type Result } from '../../lib/result.js';
 import type { ReadTx } from '../../core/store/view.js';
 import type { Caller } from '../../io/grpc/server.js';
+import { ManagerGroup } from '../../model/proto/skein_pb.js';
+import { NodeRole } from '../../model/proto/swarmkit_pb.js';
 
+const MANAGER = 'swarm-manager';
 const ANYONE = new Set([
   '/docker.swarmkit.v1.CA/GetRootCACertificate',
   '/docker.swarmkit.v1.NodeCA/IssueNodeCertificate',
@@ -13,25 +17,38 @@ const ANYONE = new Set([
 const WORKER_SERVICES = [
   '/docker.swarmkit.v1.Dispatcher/', '/docker.swarmkit.v1.LogBroker/', '/docker.swarmkit.v1.ResourceAllocator/', '/skein.v1.NetworkView/',
 ];
+/** Raft goes by its own list of members: a leader may be one that has missed who was taken in. */
+const RAFT = new Set([`/${ManagerGroup.typeName}/Link`, `/${ManagerGroup.typeName}/Install`]);
 
 export interface Authority {
   /** Undefined while this manager has no state yet: nobody is known to have been removed. */
   readonly view: ReadTx | undefined;
   readonly clusterId: string;
+  /** It leads, and has all that was committed before. */
+  readonly leads: boolean;
 }
 
 export function authorize(authority: Authority, path: string, caller: Caller): Result<void> {
   const { forwardedBy } = caller;
   if (forwardedBy !== undefined) {
-    const allowed = authorizeRoles(authority, ['swarm-manager'], { identity: forwardedBy, address: caller.address });
+    const allowed = authorizeManager(authority, { identity: forwardedBy, address: caller.address });
     if (!allowed.ok) return allowed;
   }
   if (ANYONE.has(path)) return ok(undefined);
-  const roles = WORKER_SERVICES.some((prefix) => path.startsWith(prefix)) ? ['swarm-worker', 'swarm-manager'] : ['swarm-manager'];
-  return authorizeRoles(authority, roles, caller);
+  if (WORKER_SERVICES.some((prefix) => path.startsWith(prefix))) return authorizeRoles(authority, ['swarm-worker', MANAGER], caller);
+  return RAFT.has(path) ? authorizeRoles(authority, [MANAGER], caller) : authorizeManager(authority, caller);
 }
 
-export function authorizeRoles({ view, clusterId }: Authority, roles: readonly string[], caller: Caller): Result<void> {
+function authorizeManager(authority: Authority, caller: Caller): Result<void> {
+  const allowed = authorizeRoles(authority, [MANAGER], caller);
+  if (!allowed.ok || !authority.leads) return allowed;
+  const nodeId = caller.identity?.nodeId ?? '';
+  return authority.view?.get('node', nodeId)?.role === NodeRole.MANAGER ? allowed : refuse(`Permission denied: ${noManagerText(nodeId)}`);
+}
+
+export function authorizeRoles(
+  { view, clusterId }: Pick<Authority, 'view' | 'clusterId'>, roles: readonly string[], caller: Caller,
+): Result<void> {
   const { identity } = caller;
   if (identity === undefined) return refuse('no client certificates in request');
   if (!identity.roles.some((role) => roles.includes(role))) {
@@ -50,6 +67,10 @@ export function authorizeRoles({ view, clusterId }: Authority, roles: readonly s
 /** SwarmKit's check of a direct call wraps the reason. */
 function refuse(reason: string): Result<never> {
   return fail('permission_denied', `Permission denied: unauthorized peer role: rpc error: code = PermissionDenied desc = ${reason}`);
+}
+
+export function noManagerText(nodeId: string): string {
+  return `node ${nodeId} is no manager of this swarm`;
 }
 
 export function removedText(nodeId: string): string {

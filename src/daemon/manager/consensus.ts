@@ -319,7 +319,7 @@ export class Consensus {
     this.hard = ready.hardState ?? this.hard;
     if (ready.snapshot !== undefined) {
       await this.log.installSnapshot(fromBinary(SnapshotFileSchema, ready.snapshot.data), this.hard);
-      if (ready.entries.length > 0) await this.log.append(ready.hardState, ready.entries);
+      if (ready.entries.length > 0) await this.log.append(this.hard, ready.entries);
     } else if (ready.mustSync) {
       await this.log.append(ready.hardState, ready.entries);
     }

@@ -44,7 +44,7 @@ export async function forceNewGroup(options: NewGroup): Promise<void> {
     index: last.index, term: last.term, voters: [raftId], learners: [],
     members: [create(RaftMemberSchema, { raftId, nodeId, addr })],
     data: toBinary(StoreStateSchema, state),
-  }), { term: hardState.term, vote: 0n, commit: last.index });
+  }), { term: hardState.term, vote: 0n });
   await log.close();
 }
 

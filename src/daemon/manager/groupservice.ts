@@ -20,6 +20,7 @@ import {
   type RaftMember, type SubscribeLogsMessage, type SubscribeLogsRequest,
 } from '../../model/proto/swarmkit_pb.js';
 import type { Credentials } from '../../io/grpc/client.js';
+import { noManagerText } from './authorize.js';
 import type { Consensus } from './consensus.js';
 import { parseHostPort } from '../addresses.js';
 import { changeMember } from './groupchange.js';
@@ -151,7 +152,7 @@ function propose(consensus: Consensus, bytes: Uint8Array, { identity }: Caller):
   // Its certificate may be older than its demotion.
   const nodeId = identity?.nodeId ?? '';
   if (consensus.leading && consensus.members.ofNode(nodeId) === undefined) {
-    throw new AppFailure({ code: 'permission_denied', message: `node ${nodeId} is no manager of this swarm` });
+    throw new AppFailure({ code: 'permission_denied', message: noManagerText(nodeId) });
   }
   const id = decoded(CommandSchema, bytes)?.id ?? '';
   if (id === '') throw new AppFailure({ code: 'invalid_argument', message: 'the proposal is no command' });

@@ -174,7 +174,9 @@ export class ManagerHost {
       host: host === '' ? '0.0.0.0' : host,
       port,
       identity: options.identity(),
-      authorize: (path, caller) => authorize({ view: this.consensus?.store, clusterId: options.state().clusterId }, path, caller),
+      authorize: (path, caller) => authorize({
+        view: this.consensus?.store, clusterId: options.state().clusterId, leads: leadership.term() !== undefined,
+      }, path, caller),
       onBug: options.onBug,
       onLimit: limitLog(options.logger),
       links: {

@@ -1,11 +1,23 @@
 // The rules by which the files of a raft log become its records: which end is an unfinished write and is cut off, and what
 // is damage and refused (RaftLogDamaged). They change nothing: raftlog.ts does as they say, check.ts reads a copy by them.
 
+import { readFile } from 'node:fs/promises';
+import path from 'node:path';
 import { fromBinary } from '@bufbuild/protobuf';
 import { LogBatchSchema, SnapshotFileSchema, type LogRecord, type SnapshotFile } from '../../model/proto/skein_pb.js';
 import { RaftLogDamaged } from './replay.js';
 import { isSnapshot, openSnapshot } from './seal.js';
 import { HEADER_BYTES, isSealedWith, readSegment } from './segment.js';
+
+/** A file of the log. What the disk cannot read is damage like any other; without memory or descriptors the file may be well. */
+export async function readWhole(file: string): Promise<Buffer> {
+  try {
+    return await readFile(file);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EIO') throw new RaftLogDamaged(path.basename(file), 'the disk cannot read it');
+    throw error;
+  }
+}
 
 /** The newest snapshot's file, and which of the keys opened it. */
 export function readSnapshot(name: string, bytes: Buffer, deks: readonly Uint8Array[]): { file: SnapshotFile; dek: Uint8Array } {

@@ -8,13 +8,13 @@
 
 import { randomBytes } from 'node:crypto';
 import { fdatasync, writeSync } from 'node:fs';
-import { mkdir, open as openFile, readFile, readdir, rename, rm, type FileHandle } from 'node:fs/promises';
+import { mkdir, open as openFile, readdir, rename, rm, type FileHandle } from 'node:fs/promises';
 import path from 'node:path';
 import { toBinary } from '@bufbuild/protobuf';
 import { assert } from '../../lib/assert.js';
 import { SnapshotFileSchema, type LogRecord, type SnapshotFile } from '../../model/proto/skein_pb.js';
 import type { Entry, HardState } from '../../core/raft/types.js';
-import { readSegmentAt, readSnapshot } from './files.js';
+import { readSegmentAt, readSnapshot, readWhole } from './files.js';
 import { encodeRecords, type RecordOut } from './records.js';
 import { RaftLogDamaged, replay, type LoadedLog } from './replay.js';
 import { SALT_BYTES, TAG_BYTES, fileKey, sealSnapshot } from './seal.js';
@@ -152,11 +152,16 @@ export class RaftLog {
     return name;
   }
 
-  /** Stores a snapshot of the leader, which takes the place of the whole log: entries after it are other ones, or none. */
-  async installSnapshot(snapshot: SnapshotFile, hardState: HardState): Promise<void> {
+  /**
+   * Stores a snapshot of the leader, which takes the place of the whole log: entries after it are other ones, or none. Of the
+   * hard state it keeps the term and the vote: what is committed beyond the snapshot is said with its entries.
+   */
+  async installSnapshot(snapshot: SnapshotFile, { term, vote }: Omit<HardState, 'commit'>): Promise<void> {
     const name = await this.writeSnapshot(snapshot);
     await this.openSegment();
-    await this.writeBatch([{ kind: 'reset', index: snapshot.index, term: snapshot.term }, { kind: 'hardState', hardState }]);
+    await this.writeBatch([
+      { kind: 'reset', index: snapshot.index, term: snapshot.term }, { kind: 'hardState', hardState: { term, vote, commit: snapshot.index } },
+    ]);
     for (const segment of this.segments) segment.lastIndex = 0n;
     await this.compact(snapshot.index, name, 0);
   }
@@ -177,13 +182,15 @@ export class RaftLog {
     for (const file of [...old.slice(0, Math.max(old.length - keepOld, 0)), ...files.filter((name) => name.endsWith('.tmp'))]) {
       await rm(path.join(this.directory, file));
     }
+    // Their key may be forgotten next: what came back after a power failure would be taken for damage.
+    if (this.oldDek !== undefined) await this.syncDirectory();
   }
 
   private async loadSnapshot(): Promise<SnapshotFile | undefined> {
     const files = (await readdir(this.directory)).filter((file) => file.endsWith('.snap')).sort();
     const newest = files.at(-1);
     if (newest === undefined) return undefined;
-    const { file, dek } = readSnapshot(newest, await readFile(path.join(this.directory, newest)), this.deks);
+    const { file, dek } = readSnapshot(newest, await readWhole(path.join(this.directory, newest)), this.deks);
     this.hasSnapshot = true;
     this.snapshotNewKey = dek === this.dek;
     return file;
@@ -198,7 +205,7 @@ export class RaftLog {
     const records: LogRecord[] = [];
     let tornBytes = 0;
     for (const [position, file] of files.entries()) {
-      const bytes = await readFile(path.join(this.directory, file));
+      const bytes = await readWhole(path.join(this.directory, file));
       const newKey = this.oldDek === undefined || !isSealedWith(bytes, this.oldDek);
       const last = position === files.length - 1;
       const segment = readSegmentAt(file, bytes, this.deks, { first: position === 0, last, tag: this.tag });

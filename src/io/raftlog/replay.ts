@@ -48,5 +48,7 @@ export function replay(records: readonly LogRecord[], snapshot: SnapshotFile | u
   // Cut off between a leader's snapshot and its reset record: the tail belongs to another history than the snapshot.
   if (termAtBase !== (snapshot?.term ?? 0n)) entries.length = 0;
   if (hardState.commit < base) hardState = { ...hardState, commit: base };
+  const last = base + BigInt(entries.length);
+  if (hardState.commit > last) throw new RaftLogDamaged('', `entries are missing between index ${last} and ${hardState.commit}, which was committed`);
   return { hardState, entries };
 }

@@ -50,7 +50,7 @@ export function placeAll({ tasks, nodes }: Size): number {
   let usedUs = 0;
   for (;;) {
     const before = process.cpuUsage();
-    const actions = schedule({ view: store, soft: { acked: new Map(), installed: 0n, reached: [], steadyMs: NOW_MS }, nowMs: NOW_MS });
+    const actions = schedule({ view: store, soft: { acked: new Map(), installed: 0n, reached: [], downSince: new Map(), steadyMs: NOW_MS }, nowMs: NOW_MS });
     const { user, system } = process.cpuUsage(before);
     usedUs += user + system;
     if (actions.length === 0) break;

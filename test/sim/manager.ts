@@ -6,7 +6,7 @@ import { EMPTY_SET, type AssignmentSet } from '../../src/core/dispatcher/assignm
 import { Sessions } from '../../src/core/dispatcher/sessions.js';
 import type { ClusterRows, Parts } from '../../src/core/network/rows.js';
 import { inBatches } from '../../src/core/store/batches.js';
-import { advanced, installedBy, reach, type Acknowledgements, type Reached } from '../../src/core/store/soft.js';
+import { advanced, known, type Acknowledgements } from '../../src/core/store/soft.js';
 import type { ReadTx, StoreEvent } from '../../src/core/store/view.js';
 import type { Row } from '../../src/model/proto/skein_pb.js';
 import { NodeStatus_State, type NodeDescription } from '../../src/model/proto/swarmkit_pb.js';
@@ -62,8 +62,7 @@ export class SimManager {
   readonly liveness: SimLiveness;
   /** Why, by node, until it is told. */
   private readonly lost = new Map<string, string>();
-  private reached: Reached = [];
-  private installed = -1n;
+  private known: Acknowledgements | undefined;
   private readonly world: SwarmWorld;
   private ending: Term | undefined;
   private leadership: Term | undefined;
@@ -172,7 +171,7 @@ export class SimManager {
     yield* until<void>((resume) => this.barrier(term, resume));
     this.sessions = new Sessions();
     this.acked.clear();
-    this.reached = [];
+    this.known = undefined;
     yield* this.commitInTerm(term, (view) => this.world.core.nodesUnknown(view));
     for (const node of this.view.list('node')) this.sessions.expect(node.id, this.steadyMs, PERIOD_MS);
     if (term.ended) return;
@@ -210,7 +209,7 @@ export class SimManager {
       const reasons = new Map(this.lost);
       this.lost.clear();
       this.world.swarmChecker.expired(this, expired, reasons);
-      yield* this.commitInTerm(term, (view) => core.expireNodes(view, expired, nowMs, reasons));
+      yield* this.commitInTerm(term, (view) => core.expireNodes(view, expired, reasons));
     }
     const input = { nowMs, newId: this.world.newId };
     const outcome = core.orchestrate({ ...input, view: this.view, soft: this.soft() });
@@ -225,10 +224,7 @@ export class SimManager {
   }
 
   private soft(): Acknowledgements {
-    const { steadyMs } = this;
-    this.reached = reach(this.reached, this.view.index, steadyMs);
-    this.installed = installedBy(this.view, this.acked);
-    return { acked: this.acked, installed: this.installed, reached: this.reached, steadyMs };
+    return this.known = known(this.known, this.view, this.acked, this.steadyMs);
   }
 
   private arm(dueMs: number): void {
@@ -345,7 +341,7 @@ export class SimManager {
     const before = this.acked.get(nodeId);
     if (before !== undefined && revision <= before) return;
     this.acked.set(nodeId, revision);
-    if (before === undefined || advanced(this.view, this.acked, this.installed)) this.raise();
+    if (before === undefined || advanced(this.view, this.acked, this.known?.installed ?? -1n)) this.raise();
   }
 
   closed(nodeId: string, rows: Pipe<RowUpdate>): void {

@@ -10,7 +10,7 @@ import { allocate } from '../../src/core/allocator/allocator.js';
 import { orchestrate } from '../../src/core/orchestrator/orchestrator.js';
 import { schedule } from '../../src/core/scheduler/scheduler.js';
 import { createAction, removeAction, updateAction } from '../../src/core/store/actions.js';
-import { installedBy, reach, type Acknowledgements, type Reached } from '../../src/core/store/soft.js';
+import { known, type Acknowledgements } from '../../src/core/store/soft.js';
 import { Store } from '../../src/core/store/store.js';
 import { unwrap } from '../../src/lib/result.js';
 import { durationFromMs, timestampFromMs, timestampMs } from '../../src/lib/time.js';
@@ -108,7 +108,7 @@ export class Swarm {
   behave: (task: Task) => Behaviour = () => 'run';
   private count = 0;
   private wakeMs: number | undefined;
-  private reached: Reached = [];
+  private known: Acknowledgements | undefined;
 
   constructor(options: { nodes?: number; historyLimit?: number } = {}) {
     this.apply([createAction('cluster', create(ClusterSchema, {
@@ -125,8 +125,7 @@ export class Swarm {
   newId = (): string => `id${String(++this.count).padStart(6, '0')}`;
 
   get soft(): Acknowledgements {
-    this.reached = reach(this.reached, this.store.index, this.nowMs);
-    return { acked: this.acked, installed: installedBy(this.store, this.acked), reached: this.reached, steadyMs: this.nowMs };
+    return this.known = known(this.known, this.store, this.acked, this.nowMs);
   }
 
   apply(actions: readonly StoreAction[]): void {
@@ -169,7 +168,7 @@ export class Swarm {
   nodeDown(id: string): void {
     this.alive.delete(id);
     this.acked.delete(id);
-    this.apply(expireNodes(this.store, [id], this.nowMs));
+    this.apply(expireNodes(this.store, [id]));
   }
 
   setNodeState(id: string, state: NodeStatus_State): void {

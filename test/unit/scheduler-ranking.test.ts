@@ -57,7 +57,7 @@ function swarm(seed: bigint, versions: boolean): Store {
 }
 
 function placements(store: Store): (string | undefined)[][] {
-  const soft = { acked: new Map<string, bigint>(), installed: 0n, reached: [], steadyMs: NOW_MS };
+  const soft = { acked: new Map<string, bigint>(), installed: 0n, reached: [], downSince: new Map(), steadyMs: NOW_MS };
   return schedule({ view: store, soft, nowMs: NOW_MS }).map(({ target }) => {
     assert.ok(target.case === 'task');
     const { id, nodeId, status } = target.value;

@@ -5,11 +5,31 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { updateAction } from '../../src/core/store/actions.js';
-import { hadForMs, reach, releasedInMs, type Reached } from '../../src/core/store/soft.js';
+import { downNow, hadForMs, reach, releasedInMs, type Reached } from '../../src/core/store/soft.js';
 import { waitedAt } from '../../src/lib/time.js';
 import { copyOf } from '../../src/model/message.js';
 import { NodeStatus_State, TaskState } from '../../src/model/proto/swarmkit_pb.js';
 import { Swarm } from './harness.js';
+
+it('a node is DOWN for as long as this leader saw it so, and anew each time', () => {
+  const swarm = new Swarm({ nodes: 2 });
+  const none = downNow(new Map(), swarm.store, 0);
+  assert.equal(none.size, 0);
+  swarm.nodeDown('n1');
+  const first = downNow(none, swarm.store, 10);
+  assert.deepEqual([...downNow(first, swarm.store, 100)], [['n1', 10]]);
+  assert.deepEqual([...downNow(new Map(), swarm.store, 100)], [['n1', 100]], 'of a leader that is new');
+  swarm.nodeDown('n2');
+  const both = downNow(first, swarm.store, 200);
+  assert.deepEqual([...both], [['n1', 10], ['n2', 200]]);
+  const node = copyOf(swarm.store.get('node', 'n1') ?? assert.fail('n1'));
+  if (node.status !== undefined) node.status.state = NodeStatus_State.READY;
+  swarm.apply([updateAction('node', node)]);
+  const one = downNow(both, swarm.store, 300);
+  assert.deepEqual([...one], [['n2', 200]]);
+  swarm.nodeDown('n1');
+  assert.deepEqual([...downNow(one, swarm.store, 400)], [['n1', 400], ['n2', 200]]);
+});
 
 describe('reach', () => {
   it('never tells more than was, and at most a step less; few are kept', () => {
@@ -25,11 +45,11 @@ describe('reach', () => {
       }
       assert.ok(reached.length <= 660, `${reached.length} kept`);
       for (const [revision, atMs] of since) {
-        const had = hadForMs({ acked: new Map(), installed: 0n, reached, steadyMs }, revision);
+        const had = hadForMs({ acked: new Map(), installed: 0n, reached, downSince: new Map(), steadyMs }, revision);
         assert.ok(had <= steadyMs - atMs, 'more than was');
         assert.ok(had >= Math.min(steadyMs - atMs - 100, 64_900), `${had} of ${steadyMs - atMs}`);
       }
-      assert.equal(hadForMs({ acked: new Map(), installed: 0n, reached, steadyMs }, index + 1n), 0);
+      assert.equal(hadForMs({ acked: new Map(), installed: 0n, reached, downSince: new Map(), steadyMs }, index + 1n), 0);
     }));
   });
 });

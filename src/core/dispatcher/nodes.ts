@@ -33,7 +33,7 @@ export function nodesUnknown(view: ReadTx): StoreAction[] {
 
 /** `reasons`: what is known better than that the heartbeats stopped. */
 export function expireNodes(
-  view: ReadTx, expired: readonly string[], nowMs: number, reasons: ReadonlyMap<string, string> = new Map(),
+  view: ReadTx, expired: readonly string[], reasons: ReadonlyMap<string, string> = new Map(),
 ): StoreAction[] {
   return expired.flatMap((nodeId) => {
     const node = view.get('node', nodeId);
@@ -43,7 +43,6 @@ export function expireNodes(
       state: NodeStatus_State.DOWN, addr: node.status?.addr ?? '',
       message: reasons.get(nodeId) ?? (node.status?.state === NodeStatus_State.UNKNOWN
         ? 'heartbeat failure for node in "unknown" state' : 'heartbeat failure'),
-      downAt: timestampFromMs(nowMs),
     });
     return [updateAction('node', next)];
   });
@@ -59,13 +58,13 @@ export function nodeLeaves(view: ReadTx, nodeId: string): StoreAction[] {
 }
 
 /** Gone; its record shows what the user had set. */
-export function nodeLeft(view: ReadTx, nodeId: string, availability: NodeSpec_Availability, nowMs: number): StoreAction[] {
+export function nodeLeft(view: ReadTx, nodeId: string, availability: NodeSpec_Availability): StoreAction[] {
   const node = view.get('node', nodeId);
   if (node === undefined) return [];
   const next = copyOf(node);
   if (next.spec !== undefined) next.spec.availability = availability;
   next.status = create(NodeStatusSchema, {
-    state: NodeStatus_State.DOWN, addr: node.status?.addr ?? '', message: 'node left the swarm', downAt: timestampFromMs(nowMs),
+    state: NodeStatus_State.DOWN, addr: node.status?.addr ?? '', message: 'node left the swarm',
   });
   return [updateAction('node', next)];
 }

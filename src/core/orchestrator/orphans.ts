@@ -1,7 +1,6 @@
 // Orphans: tasks nobody will ever tell about: of nodes that were removed, or have been down for a day (SwarmKit's
 // moveTasksToOrphaned). Only then are their addresses and ports free: until then the node may come back with them.
 
-import { timestampMs } from '../../lib/time.js';
 import { NodeStatus_State, TaskState, type Node } from '../../model/proto/swarmkit_pb.js';
 import { orphaned, stateOf } from '../../model/task.js';
 import type { Change, Input } from './change.js';
@@ -22,10 +21,11 @@ export function reconcileOrphans(input: Input, change: Change): void {
   }
 }
 
-function isLost(input: Input, change: Change, node: Node): boolean {
-  if (node.status?.state !== NodeStatus_State.DOWN || node.status.downAt === undefined) return false;
-  const lostMs = timestampMs(node.status.downAt) + NODE_DOWN_PERIOD_MS;
-  if (input.nowMs >= lostMs) return true;
-  change.wakeAt(lostMs);
+function isLost({ soft, nowMs }: Input, change: Change, node: Node): boolean {
+  const sinceMs = node.status?.state === NodeStatus_State.DOWN ? soft.downSince.get(node.id) : undefined;
+  if (sinceMs === undefined) return false;
+  const leftMs = NODE_DOWN_PERIOD_MS - (soft.steadyMs - sinceMs);
+  if (leftMs <= 0) return true;
+  change.wakeAt(nowMs + leftMs);
   return false;
 }

@@ -1,5 +1,5 @@
-// What the leader knows beside the store: which revision each node's data plane has installed, and since when it has each
-// revision itself. Lost with the leader; nodes tell it again. Pure parts take it as input.
+// What the leader knows beside the store: which revision each node's data plane has installed, since when it has each revision
+// itself, and since when it has known a node to be DOWN. Lost with the leader; nodes tell it again. Pure parts take it as input.
 
 import { NodeStatus_State, TaskState, type Node, type Task } from '../../model/proto/swarmkit_pb.js';
 import { isSkeinNode } from '../../model/network.js';
@@ -14,8 +14,29 @@ export interface Acknowledgements {
   /** installedBy() of them. */
   readonly installed: bigint;
   readonly reached: Reached;
-  /** The time, by the clock that `reached` goes by. */
+  readonly downSince: DownSince;
+  /** The time, by the clock that `reached` and `downSince` go by. */
   readonly steadyMs: number;
+}
+
+/**
+ * Since when each node that is DOWN has been so, for all this leader saw of it. As with SwarmKit's timers a new leader begins
+ * anew: a time of day that another manager noted may be of a clock that was never set.
+ */
+export type DownSince = ReadonlyMap<string, number>;
+
+/** `before` is what was known last; undefined in a new term. */
+export function known(before: Acknowledgements | undefined, view: ReadTx, acked: Acked, steadyMs: number): Acknowledgements {
+  return {
+    acked, installed: installedBy(view, acked), reached: reach(before?.reached ?? [], view.index, steadyMs),
+    downSince: downNow(before?.downSince ?? new Map(), view, steadyMs), steadyMs,
+  };
+}
+
+export function downNow(before: DownSince, view: ReadTx, steadyMs: number): DownSince {
+  const down = view.list('node').filter((node) => node.status?.state === NodeStatus_State.DOWN);
+  if (down.length === before.size && down.every(({ id }) => before.has(id))) return before;
+  return new Map(down.map(({ id }) => [id, before.get(id) ?? steadyMs]));
 }
 
 /**

@@ -11,7 +11,7 @@ import { allocate } from '../../core/allocator/allocator.js';
 import { Sessions, heartbeatMs } from '../../core/dispatcher/sessions.js';
 import { orchestrate } from '../../core/orchestrator/orchestrator.js';
 import { schedule } from '../../core/scheduler/scheduler.js';
-import { advanced, installedBy, reach, type Acknowledgements, type Reached } from '../../core/store/soft.js';
+import { advanced, known, type Acknowledgements } from '../../core/store/soft.js';
 import type { ReadTx, StoreEvent } from '../../core/store/view.js';
 import type { Applied } from '../../core/store/store.js';
 import type { ManagerClient } from '../../io/grpc/client.js';
@@ -58,9 +58,8 @@ export class Manager implements ManagerBackend {
   readonly consensus: Consensus;
   sessions = new Sessions();
   readonly acked = new Map<string, bigint>();
-  private reached: Reached = [];
-  /** When the last decisions were made. */
-  private installed = -1n;
+  /** When the last decisions were made, in this term. */
+  private known: Acknowledgements | undefined;
   /** Tasks stopped before every node had acknowledged their removal. */
   drainTimeouts = 0;
   /** Nodes that announced an address they cannot have. */
@@ -176,10 +175,7 @@ export class Manager implements ManagerBackend {
   }
 
   soft(): Acknowledgements {
-    const steadyMs = performance.now();
-    this.reached = reach(this.reached, this.view().index, steadyMs);
-    this.installed = installedBy(this.view(), this.acked);
-    return { acked: this.acked, installed: this.installed, reached: this.reached, steadyMs };
+    return this.known = known(this.known, this.view(), this.acked, performance.now());
   }
 
   periodMs(): number {
@@ -196,7 +192,7 @@ export class Manager implements ManagerBackend {
     if (before !== undefined && revision <= before) return;
     this.acked.set(nodeId, revision);
     // Of many nodes only the last one changes what can be decided; and a new one may be given tasks.
-    if (before === undefined || advanced(this.view(), this.acked, this.installed)) this.dirty.raise();
+    if (before === undefined || advanced(this.view(), this.acked, this.known?.installed ?? -1n)) this.dirty.raise();
   }
 
   private drainTimedOut(task: Task): void {
@@ -330,7 +326,7 @@ export class Manager implements ManagerBackend {
     if (term.aborted) return;
     this.sessions = new Sessions();
     this.acked.clear();
-    this.reached = [];
+    this.known = undefined;
     this.report('nodes of unknown state', await this.decideParts('nodes of unknown state', (view) => nodesUnknown(view)));
     for (const node of this.view().list('node')) this.sessions.expect(node.id, performance.now(), this.periodMs());
     if (term.aborted) return;
@@ -364,7 +360,7 @@ export class Manager implements ManagerBackend {
     if (expired.length > 0) {
       const reasons = new Map(this.lost);
       this.lost.clear();
-      this.report('expired nodes', await this.decideParts('expired nodes', (view) => expireNodes(view, expired, nowMs, reasons)));
+      this.report('expired nodes', await this.decideParts('expired nodes', (view) => expireNodes(view, expired, reasons)));
     }
     const outcome = orchestrate({ view: this.view(), soft: this.soft(), nowMs, newId: makeId });
     await stage('orchestrator', outcome.actions);

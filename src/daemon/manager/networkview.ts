@@ -54,7 +54,7 @@ async function leave(manager: Manager, request: LeaveRequest, caller: Caller): P
   unwrap(await manager.commit((view) => ok({ actions: nodeLeaves(view, nodeId), value: undefined })));
   const tasksDeadline = Date.now() + LEAVING_TASKS_MS;
   while (hasRunningTasks(manager.view(), nodeId) && Date.now() < tasksDeadline) await poll();
-  unwrap(await manager.commit((view, { nowMs }) => ok({ actions: nodeLeft(view, nodeId, before, nowMs), value: undefined })));
+  unwrap(await manager.commit((view) => ok({ actions: nodeLeft(view, nodeId, before), value: undefined })));
   const revision = manager.view().get('node', nodeId)?.meta?.version?.index ?? 0n;
   manager.forget(nodeId);
   const deadline = Date.now() + DRAIN_TIMEOUT_MS;

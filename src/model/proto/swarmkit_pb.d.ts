@@ -575,13 +575,6 @@ export declare type NodeStatus = Message<"docker.swarmkit.v1.NodeStatus"> & {
    * @generated from field: string addr = 3;
    */
   addr: string;
-
-  /**
-   * Since when the state is DOWN.
-   *
-   * @generated from field: google.protobuf.Timestamp down_at = 1001;
-   */
-  downAt?: Timestamp | undefined;
 };
 
 /**

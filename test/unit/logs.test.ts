@@ -24,10 +24,12 @@ class World {
   readonly broker: LogBroker;
   readonly lines: string[] = [];
   readonly abort = new AbortController();
+  /** Of the leader; undefined when there is none. */
+  term: AbortController | undefined = new AbortController();
 
   constructor() {
     this.swarm.settle();
-    this.broker = new LogBroker(() => this.swarm.store, WAITS);
+    this.broker = new LogBroker(() => this.swarm.store, () => this.term?.signal, WAITS);
   }
 
   /** A node's session: what it is asked. */
@@ -172,6 +174,34 @@ describe('service logs', () => {
     await until('its line', () => world.lines[1] === 'back');
     world.abort.abort();
     await end;
+  });
+
+  it('end with the leader\'s term, also for a reader that takes its time, and begin in none', async () => {
+    const over = 'the manager that gathered these logs does not lead the swarm any more: ask for them again';
+    const world = new World();
+    const n1 = world.connect('n1');
+    const n2 = world.connect('n2');
+    const ends = Promise.all([world.read(), world.read({ follow: true })]);
+    const selector = create(LogSelectorSchema, { serviceIds: [world.service] });
+    const options = create(LogSubscriptionOptionsSchema, { follow: true });
+    const slow = world.broker.subscribe(selector, options, world.abort.signal)[Symbol.asyncIterator]();
+    const first = slow.next();
+    await until('all were asked', () => n1.asked.length === 3 && n2.asked.length === 3);
+    await world.publish('n1', [world.message(n1.asked[2], [world.line('n1', 1, 'one'), world.line('n1', 2, 'two')])]);
+    assert.equal(Buffer.from((await first).value?.data ?? []).toString(), 'one');
+    const { term } = world;
+    world.term = undefined;
+    term?.abort();
+    assert.match(String(await world.publish('n2', [world.message(n2.asked[2], [world.line('n2', 3, 'three')])])), /unknown subscription/,
+      'nothing waits for the slow one');
+    n1.end();
+    const again = world.connect('n1');
+    assert.deepEqual(again.asked, []);
+    assert.deepEqual(await ends, [over, over]);
+    assert.deepEqual(world.lines, [], 'not a word of nodes that are well');
+    assert.equal(Buffer.from((await slow.next()).value?.data ?? []).toString(), 'two', 'what had come is not lost');
+    await assert.rejects(slow.next(), { name: 'AppFailure', code: 'aborted', message: over });
+    assert.match(await world.read(), /The swarm does not have a leader/);
   });
 });
 

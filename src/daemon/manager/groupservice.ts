@@ -26,6 +26,7 @@ import { parseHostPort } from '../addresses.js';
 import { changeMember } from './groupchange.js';
 import type { Manager } from './manager.js';
 import { NO_LEADER } from './proposals.js';
+import { settled } from './proxy.js';
 import { untilRemoved } from './untilremoved.js';
 
 const SNAPSHOT_BYTES_MAX = 1024 * 1024 * 1024;
@@ -49,7 +50,8 @@ export function groupServices(
       propose: async (request: ProposeRequest, caller: Caller) => propose(ready(), request.command, caller),
       subscribeLogs: async ({ selector, options }: SubscribeLogsRequest, caller: Caller, out: Outgoing<SubscribeLogsMessage>) => {
         const here = manager() ?? notReady();
-        if (!here.consensus.leading) throw new AppFailure({ code: 'unavailable', message: NO_LEADER });
+        // Its term may have begun and not be open yet.
+        await settled(here);
         await untilRemoved(here, caller.identity?.nodeId ?? '', out.closed, async (over) => {
           const lines = here.broker.subscribe(selector ?? create(LogSelectorSchema), options ?? create(LogSubscriptionOptionsSchema), over);
           for await (const line of lines) await out.write(create(SubscribeLogsMessageSchema, { messages: [line] }));

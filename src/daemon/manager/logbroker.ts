@@ -1,7 +1,8 @@
 // LogBroker: brings log lines from the nodes to whoever reads them. A subscription goes to every node that has a
 // matching task; it ends when they all published their last line, or, with follow, when the reader goes away. A node
 // that does not answer is given a deadline and then left out: one dead node never hangs a reader, but the reader is told
-// (SwarmKit's words). A node whose session broke is asked again when it has a new one.
+// (SwarmKit's words). A node whose session broke is asked again when it has a new one. With the leader's term everything
+// ends: the nodes go to the next leader, and what is left here would wait for them for ever.
 
 import { create } from '@bufbuild/protobuf';
 import { newId } from '../../lib/ids.js';
@@ -14,10 +15,12 @@ import {
 } from '../../model/proto/swarmkit_pb.js';
 import { stateOf } from '../../model/task.js';
 import { LogSubscription, WAITS, type Publisher, type Waits } from './logsubscription.js';
+import { NO_LEADER } from './proposals.js';
 
 const SUBSCRIPTIONS_MAX = 256;
 const INCOMPLETE = 'rpc error: code = Unknown desc = warning: incomplete log stream. some logs could not be retrieved for the '
   + 'following reasons: ';
+const TERM_OVER = 'the manager that gathered these logs does not lead the swarm any more: ask for them again';
 
 type NodeListener = (message: SubscriptionMessage) => void;
 
@@ -25,10 +28,13 @@ export class LogBroker {
   private readonly subscriptions = new Map<string, LogSubscription>();
   private readonly nodes = new Map<string, NodeListener>();
   private readonly view: () => ReadTx;
+  private readonly term: () => AbortSignal | undefined;
   private readonly waits: Waits;
 
-  constructor(view: () => ReadTx, waits: Waits = WAITS) {
+  /** `term`: while this manager leads; aborted when that ends. */
+  constructor(view: () => ReadTx, term: () => AbortSignal | undefined, waits: Waits = WAITS) {
     this.view = view;
+    this.term = term;
     this.waits = waits;
   }
 
@@ -52,6 +58,8 @@ export class LogBroker {
   }
 
   async *subscribe(selector: LogSelector, options: LogSubscriptionOptions, signal: AbortSignal): AsyncIterable<LogMessage> {
+    const term = this.term();
+    if (term === undefined) throw new AppFailure({ code: 'unavailable', message: NO_LEADER });
     if (this.subscriptions.size >= SUBSCRIPTIONS_MAX) {
       throw new AppFailure({ code: 'resource_exhausted', message: 'too many log readers: try again later' });
     }
@@ -61,15 +69,23 @@ export class LogBroker {
     this.askAll(subscription, selector);
     const wake = (): void => subscription.wake();
     signal.addEventListener('abort', wake);
+    // At once: the reader may be busy with a line for as long as it likes.
+    const end = (): void => this.end(subscription);
+    term.addEventListener('abort', end);
     try {
       yield* options.follow ? followed(subscription, signal) : untilComplete(subscription, signal);
     } finally {
       signal.removeEventListener('abort', wake);
-      this.subscriptions.delete(message.id);
-      subscription.close();
+      term.removeEventListener('abort', end);
+      this.end(subscription);
       const close = create(SubscriptionMessageSchema, { id: message.id, close: true });
       for (const listener of this.nodes.values()) listener(close);
     }
+  }
+
+  private end(subscription: LogSubscription): void {
+    this.subscriptions.delete(subscription.message.id);
+    subscription.close();
   }
 
   private askAll(subscription: LogSubscription, selector: LogSelector): void {
@@ -92,7 +108,9 @@ async function* followed(subscription: LogSubscription, signal: AbortSignal): As
   while (!signal.aborted) {
     subscription.expire(Date.now());
     yield* subscription.take();
-    if (subscription.buffer.length === 0 && !signal.aborted) await subscription.wait(subscription.nextMs() - Date.now());
+    if (subscription.buffer.length > 0 || signal.aborted) continue;
+    checkOpen(subscription);
+    await subscription.wait(subscription.nextMs() - Date.now());
   }
 }
 
@@ -102,11 +120,17 @@ async function* untilComplete(subscription: LogSubscription, signal: AbortSignal
     yield* subscription.take();
     if (subscription.buffer.length > 0 || signal.aborted) continue;
     if (!subscription.pending) break;
+    checkOpen(subscription);
     await subscription.wait(subscription.nextMs() - Date.now());
   }
   if (subscription.errors.length > 0 && !signal.aborted) {
     throw new AppFailure({ code: 'unavailable', message: INCOMPLETE + subscription.errors.join(', ') });
   }
+}
+
+/** Its reader is there, so that only the term can have ended it. */
+function checkOpen({ closed }: LogSubscription): void {
+  if (closed) throw new AppFailure({ code: 'aborted', message: TERM_OVER });
 }
 
 /** Nodes with tasks that may have logs, each with one of these tasks. */

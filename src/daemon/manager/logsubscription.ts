@@ -149,6 +149,7 @@ export class LogSubscription {
 
   /** Gives up on nodes whose time is up. A follower is told in a line, and goes on when the node is back. */
   expire(nowMs: number): void {
+    if (this.closed) return;
     for (const node of this.nodes.values()) {
       if (!this.expires(node) || nowMs < node.untilMs) continue;
       node.state = 'done';
@@ -182,8 +183,10 @@ export class LogSubscription {
     this.wakeReader?.();
   }
 
+  /** Nothing comes in any more. */
   close(): void {
     this.closed = true;
+    this.wake();
     for (const resume of this.wakePublishers.splice(0)) resume();
   }
 

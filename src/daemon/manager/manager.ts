@@ -15,23 +15,19 @@ import { advanced, known, type Acknowledgements } from '../../core/store/soft.js
 import type { ReadTx, StoreEvent } from '../../core/store/view.js';
 import type { Applied } from '../../core/store/store.js';
 import type { ManagerClient } from '../../io/grpc/client.js';
-import { toAppError } from '../../io/grpc/service.js';
-import { AppFailure, fail, ok, type Result } from '../../lib/result.js';
+import { fail, ok, type Result } from '../../lib/result.js';
 import { Signal } from '../../lib/signal.js';
 import { timestampFromMs } from '../../lib/time.js';
 import type { ChangeContext, ManagerBackend, SwarmUpdate } from '../../api/backend.js';
-import {
-  SubscribeLogsRequestSchema, type LogMessage, type LogSelector, type LogSubscriptionOptions, type Node, type StoreAction,
-  type SubscribeLogsMessage, type Task,
-} from '../../model/proto/swarmkit_pb.js';
-import { CommandSchema, ManagerGroup, type Command } from '../../model/proto/skein_pb.js';
+import type { LogMessage, LogSelector, LogSubscriptionOptions, Node, StoreAction, Task } from '../../model/proto/swarmkit_pb.js';
+import { CommandSchema, type Command } from '../../model/proto/skein_pb.js';
 import type { Consensus, EventListener } from './consensus.js';
 import { updateSwarm } from './clusterupdate.js';
-import { NO_LEADER } from './proposals.js';
 import { GroupKeeper } from './groupkeeper.js';
 import { makeId } from './newids.js';
 import { Liveness } from './liveness.js';
 import { LogBroker } from './logbroker.js';
+import { readLogs } from './logreader.js';
 import { RootRotationStage } from './rotation.js';
 import { expireNodes, nodesUnknown } from '../../core/dispatcher/nodes.js';
 import { Stages, isRace, type Propose } from './stages.js';
@@ -88,7 +84,7 @@ export class Manager implements ManagerBackend {
     this.consensus = consensus;
     this.logger = logger;
     this.identity = identity;
-    this.broker = new LogBroker(() => this.view());
+    this.broker = new LogBroker(() => this.view(), () => this.leadership);
     this.liveness = new Liveness({
       view: () => this.view(), periodMs: () => this.periodMs(), raftId: consensus.raftId, logger,
       onLost: (nodeId, reason) => {
@@ -281,25 +277,8 @@ export class Manager implements ManagerBackend {
     return updated;
   }
 
-  async *logs(selector: LogSelector, options: LogSubscriptionOptions, signal: AbortSignal): AsyncIterable<LogMessage> {
-    if (this.consensus.leading) {
-      yield* this.broker.subscribe(selector, options, signal);
-      return;
-    }
-    const client = this.leaderClient();
-    if (client === undefined) throw new AppFailure({ code: 'unavailable', message: NO_LEADER });
-    const stream = client.serverStream(ManagerGroup.method.subscribeLogs, create(SubscribeLogsRequestSchema, { selector, options }));
-    const end = (): void => stream.cancel();
-    stream.on('error', () => undefined); // It surfaces where the stream is read.
-    signal.addEventListener('abort', end, { once: true });
-    try {
-      for await (const { messages } of stream as AsyncIterable<SubscribeLogsMessage>) yield* messages;
-    } catch (error) {
-      if (!signal.aborted) throw new AppFailure(toAppError(error));
-    } finally {
-      signal.removeEventListener('abort', end);
-      stream.cancel();
-    }
+  logs(selector: LogSelector, options: LogSubscriptionOptions, signal: AbortSignal): AsyncIterable<LogMessage> {
+    return readLogs(this, selector, options, signal);
   }
 
   /** To the manager that leads, when that is another one. */

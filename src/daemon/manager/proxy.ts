@@ -49,9 +49,9 @@ function either(method: DescMethod, handler: Handler, leadership: Leadership): H
 }
 
 /** An election, or the first moments of a term, are waited out: the caller would only come again. */
-async function settled({ term, leaderClient }: Leadership): Promise<void> {
+export async function settled(leadership: Leadership): Promise<void> {
   const deadline = performance.now() + ELECTION_WAIT_MS;
-  while (term() === undefined && leaderClient() === undefined && performance.now() < deadline) {
+  while (leadership.term() === undefined && leadership.leaderClient() === undefined && performance.now() < deadline) {
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
 }

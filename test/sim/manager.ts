@@ -244,7 +244,7 @@ export class SimManager {
     for (const batch of inBatches(actions).batches) {
       if (term.ended && !deposed) return undefined;
       const id = this.proposer.newId(`stage ${term.number} ${this.view.index}`);
-      const data = encode(id, nowMs, batch);
+      const data = encode(id, nowMs, batch, this.view.index);
       const result = deposed ? yield* this.proposer.propose(id, data) : yield* this.proposeInTerm(id, data);
       if (!result) return undefined;
     }

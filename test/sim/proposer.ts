@@ -82,7 +82,7 @@ export class Proposer {
       if (!built.ok) return built.error;
       if (built.value.actions.length === 0) return 'done';
       const id = this.newId(who);
-      const result = yield* this.proposeAny(id, encode(id, nowMs, built.value.actions));
+      const result = yield* this.proposeAny(id, encode(id, nowMs, built.value.actions, this.host.store.index));
       if (result === 'applied') return 'done';
       if (result === 'unanswered') return result;
       if (!isRace(result)) return result;
@@ -95,6 +95,6 @@ export function isRace(error: AppError): boolean {
   return error.message === 'update out of sequence' || error.code === 'not_found' || error.code === 'already_exists';
 }
 
-export function encode(id: string, nowMs: number, actions: readonly StoreAction[]): Uint8Array {
-  return toBytes(CommandSchema, create(CommandSchema, { id, time: timestampFromMs(nowMs), actions: [...actions] }));
+export function encode(id: string, nowMs: number, actions: readonly StoreAction[], seen: bigint): Uint8Array {
+  return toBytes(CommandSchema, create(CommandSchema, { id, time: timestampFromMs(nowMs), seen, actions: [...actions] }));
 }

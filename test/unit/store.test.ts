@@ -110,6 +110,28 @@ describe('Store', () => {
     assert.equal(copy.get('service', 's1')?.meta?.version?.index, 1n);
   });
 
+  it('refuses a copy that comes after its id was forgotten: what it made may have been removed since', () => {
+    const store = new Store();
+    store.apply(1n, command('first', [createAction('service', service('s1', 'web'))]));
+    const made = { ...command('late', [createAction('service', service('s2', 'api'))]), seen: 1n };
+    assert.ok(store.apply(2n, made).ok);
+    assert.ok(store.apply(3n, command('gone', [removeAction('service', store.get('service', 's2') as Service)])).ok);
+    let index = 4n;
+    const others = (until: bigint): void => {
+      for (; index <= until; index++) {
+        store.apply(index, command(`o${index}`, [updateAction('service', clone(ServiceSchema, store.get('service', 's1') as Service))]));
+      }
+    };
+    others(4096n);
+    const known = store.apply(index++, made);
+    assert.equal(known.ok && known.value.duplicate, true, 'as long as it may count, it is known');
+    others(5000n);
+    const late = store.apply(index++, made);
+    assert.equal(!late.ok && late.error.message, 'update out of sequence');
+    assert.equal(store.get('service', 's2'), undefined);
+    assert.ok(store.apply(index, { ...command('fresh', [createAction('service', service('s3', 'api'))]), seen: 4000n }).ok);
+  });
+
   it('finds names without case, follows a rename, and frees the name of a removed object', () => {
     const store = new Store();
     store.apply(1n, command('a', [createAction('service', service('s1', 'Web'))]));

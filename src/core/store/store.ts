@@ -83,7 +83,9 @@ export class Store implements ReadTx {
     this.currentIndex = index;
     if (this.recentSet.has(command.id)) return ok({ events: [], duplicate: true });
     if (this.recentSet.has(REFUSED + command.id)) return fail('aborted', 'the command was refused before');
-    const refusal = this.check(command);
+    // Of one that is older than all that is remembered nobody knows whether it was applied before.
+    const late = command.seen > 0n && index - command.seen > RECENT_MAX;
+    const refusal = late ? fail('failed_precondition', OUT_OF_SEQUENCE) : this.check(command);
     // Remembered too: a second copy, on its way since before the refusal was told, must not succeed later.
     this.remember(refusal === undefined ? command.id : REFUSED + command.id);
     if (refusal !== undefined) return refusal;

@@ -287,7 +287,7 @@ export class Manager implements ManagerBackend {
   }
 
   private command(actions: readonly StoreAction[], nowMs: number): Command {
-    return create(CommandSchema, { id: makeId(), time: timestampFromMs(nowMs), actions: [...actions] });
+    return create(CommandSchema, { id: makeId(), time: timestampFromMs(nowMs), seen: this.view().index, actions: [...actions] });
   }
 
   private propose(actions: readonly StoreAction[], nowMs: number): Promise<Result<Applied>> {

@@ -37,6 +37,13 @@ export declare type Command = Message<"skein.v1.Command"> & {
    * @generated from field: repeated docker.swarmkit.v1.StoreAction actions = 3;
    */
   actions: StoreAction[];
+
+  /**
+   * Index of the state that it was made from; 0 where it is not said.
+   *
+   * @generated from field: uint64 seen = 4;
+   */
+  seen: bigint;
 };
 
 /**

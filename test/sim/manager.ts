@@ -295,7 +295,11 @@ export class SimManager {
     const { world } = this;
     this.start((function* (this: SimManager): Process {
       const done = yield* this.commitInTerm(term, (view) => world.core.nodeReady(view, nodeId, description, address));
-      if (done) this.liveness.agentCame(nodeId, previousId !== '');
+      if (done) {
+        this.sessions.registered(nodeId, this.steadyMs);
+        this.liveness.agentCame(nodeId, previousId !== '');
+        this.raise();
+      }
       answer(done ? registered.sessionId : undefined);
     }).call(this));
   }

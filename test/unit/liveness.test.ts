@@ -225,6 +225,18 @@ describe('a session that is lost', () => {
     sessions.lose('n1', 91_000);
     assert.deepEqual(sessions.expire(91_000), ['n1']);
   });
+
+  it('expires again if its registration took effect after its time was up: it is READY since', () => {
+    const sessions = new Sessions();
+    sessions.register('n1', '', 's1', 0, 5000);
+    assert.deepEqual(sessions.expire(15_000), ['n1']);
+    sessions.registered('n1', 16_000);
+    sessions.registered('gone', 16_000);
+    assert.deepEqual(sessions.expire(16_000), ['n1']);
+    sessions.register('n1', '', 's2', 20_000, 5000);
+    sessions.registered('n1', 21_000);
+    assert.deepEqual([sessions.expire(34_999), sessions.check('n1', 's2')], [[], 'ok']);
+  });
 });
 
 describe('a prober', () => {

@@ -73,6 +73,11 @@ export class Sessions {
     else Object.assign(session, { deadlineMs: nowMs, connected: true });
   }
 
+  /** Its registration is in the store. Whose time was up meanwhile was not READY yet when it was named: it is named again. */
+  registered(nodeId: string, nowMs: number): void {
+    if (this.byNode.get(nodeId)?.connected === false) this.lose(nodeId, nowMs);
+  }
+
   /** The manager itself did not run for so long, and could hear nobody. */
   stalled(ms: number): void {
     for (const session of this.byNode.values()) session.deadlineMs += ms;

@@ -104,6 +104,7 @@ async function session(manager: Manager, request: SessionRequest, caller: Caller
   if (!registered.ok) refuse('unavailable', 'node attempted registration too many times');
   const { sessionId } = registered;
   unwrap(await manager.commitInTerm((view) => ok({ actions: nodeReady(view, nodeId, request.description, caller.address), value: undefined })));
+  manager.sessions.registered(nodeId, performance.now());
   // Too late to refuse: the networks are there. Their tasks on this node cannot reach what the node needs itself.
   for (const problem of networksOver(manager.view(), nodeId)) manager.logger.warn({ nodeId }, `the node's addresses are taken: ${problem}`);
   manager.liveness.agentCame(nodeId, request.sessionId !== '');

@@ -217,7 +217,8 @@ describe('a node that becomes a manager of a locked swarm', () => {
       const copies = await cutting(worker.stateDir, path.join(root, moment), async () => {
         await setRole(leader, worker, NodeRole.MANAGER);
         await becomesManager(leader, worker);
-        await eventually('the new key', async () => typeof decodeNodeFile(await nodeFile(worker), keyOf(leader)) !== 'string');
+        await eventually('the new key', async () => typeof decodeNodeFile(await nodeFile(worker), keyOf(leader)) !== 'string',
+          () => worker.logged.slice(-5));
       });
       assert.ok(rotated);
       const { sealed: _sealed, ...clear } = inTheClear(copies);

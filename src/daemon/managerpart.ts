@@ -197,10 +197,14 @@ export class ManagerPart {
     logger.warn('this manager had been taken out of its group: it has a new place in it');
   }
 
-  /** This node has a worker's certificate. Was it a manager, then it is out of the group already, or was never let in. */
+  /**
+   * This node has a worker's certificate. Was it a manager, then it is out of the group already, or was never let in. Also one
+   * that was to become a manager and did not is sealed by then.
+   */
   private async becomeWorker(): Promise<void> {
     const { host, options: { record, record: { state }, logger } } = this;
-    if (state === undefined || state.role !== 'manager' || this.closed) return;
+    if (state === undefined || this.closed) return;
+    if (state.role !== 'manager' && record.files.lock.unlockKey === undefined) return;
     this.host = undefined;
     await (host?.discard() ?? record.files.dropLog());
     await record.files.dropManagerKeys();

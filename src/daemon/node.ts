@@ -22,6 +22,7 @@ import type { AgentOptions } from './options.js';
 import { Renewal } from './renewal.js';
 import { SwarmLocked, unfitProblem, type NodeCertificates, type SwarmState } from './swarmstate.js';
 import { underlayMtu } from './underlay.js';
+import type { SwarmLock } from './unlockkey.js';
 import { attempt, removeTasks } from './worker/ending.js';
 import { Worker } from './worker/worker.js';
 
@@ -161,7 +162,7 @@ export class SkeinNode implements NodeBackend {
       ...addresses.value, hostname: this.hostname, listenAddr: `${listen.value.host}:${listen.value.port}`,
       gatewayBridge: this.parts.options.gatewayBridge,
     });
-    await this.record.keep(certificates, unlockKey);
+    await this.record.keep(certificates, { unlockKey, unlockVersion: 0n });
     const manager = await this.part.start(state, 0);
     unwrap(await manager.commit(() => ok({ actions, value: undefined })));
     this.record.state = state;
@@ -220,7 +221,7 @@ export class SkeinNode implements NodeBackend {
     const joined = await joinByFirst(request, `${listen.value.host}:${listen.value.port}`, addresses.value);
     if (!joined.ok) return joined;
     const { state, certificates, lock } = joined.value;
-    await this.record.keep(certificates, lock?.unlockKey, lock?.unlockVersion);
+    await this.record.keep(certificates, lock);
     await this.record.save(state);
     if (state.role === 'manager') await this.part.start(state, JOIN_TIMEOUT_MS);
     await this.takeUp(this.record.state ?? state);
@@ -365,9 +366,9 @@ export class SkeinNode implements NodeBackend {
       credentials: () => this.record.credentials(),
       hasRole: (role) => this.record.hasRole(role),
       managers: () => (this.record.state ?? state).managers.map(({ addr }) => addr),
-      onRenewed: (certificates) => this.adopt(certificates),
-      logger: this.parts.logger,
-      onBug: this.parts.onBug,
+      isMember: () => this.record.isMember,
+      onRenewed: (certificates, lock) => this.adopt(certificates, lock),
+      logger: this.parts.logger, onBug: this.parts.onBug,
     });
     this.renewal.schedule();
     if (this.record.files.lock.exposed) this.renewal.rotate();
@@ -387,8 +388,8 @@ export class SkeinNode implements NodeBackend {
     void record.save({ ...state, managers });
   }
 
-  private async adopt(change: Partial<NodeCertificates>): Promise<void> {
-    if (!await this.record.adopt(change)) return;
+  private async adopt(change: Partial<NodeCertificates>, lock?: SwarmLock): Promise<void> {
+    if (!await this.record.adopt(change, lock)) return;
     this.part.follow();
     this.worker?.reconnect();
   }

@@ -2,6 +2,7 @@
 // take up its part with them. Changes are written one after the other.
 
 import type { Logger } from 'pino';
+import type { OwnLock } from '../core/ca/unlock.js';
 import type { Credentials } from '../io/grpc/client.js';
 import type { ServerIdentity } from '../io/grpc/server.js';
 import { bundle, identityOf } from '../io/x509/certificates.js';
@@ -44,9 +45,10 @@ export class NodeRecord {
     try {
       this.state = await this.files.load();
       if (this.state === undefined) return;
+      // Before the certificates, which may be locked: the state never is.
+      await this.followAddress(this.state, follow);
       this.certificates = await this.files.loadCertificates();
       this.refused = this.files.certificateProblem(this.certificates, Date.now());
-      await this.followAddress(this.state, follow);
       if (this.refused === undefined) await this.settle();
     } catch (error) {
       if (error instanceof SwarmLocked) {
@@ -101,18 +103,20 @@ export class NodeRecord {
   }
 
   /** The first ones, before the state. Sealed from the first file on, where the swarm locks its managers. */
-  async keep(certificates: NodeCertificates, unlockKey?: Uint8Array, unlockVersion?: bigint): Promise<void> {
+  async keep(certificates: NodeCertificates, lock: OwnLock | undefined): Promise<void> {
     this.certificates = certificates;
-    if (unlockKey !== undefined) this.files.lockFromNow(unlockKey, unlockVersion);
-    await this.files.saveCertificates(certificates);
+    await this.files.saveCertificates(certificates, lock);
   }
 
-  /** A new certificate, or a new trust root: kept, and used from then on. False when the node left its swarm meanwhile. */
-  async adopt(change: Partial<NodeCertificates>): Promise<boolean> {
+  /**
+   * A new certificate, or a new trust root: kept, sealed as `lock` says if that is given, and used from then on. False when the
+   * node left its swarm meanwhile.
+   */
+  async adopt(change: Partial<NodeCertificates>, lock?: OwnLock): Promise<boolean> {
     this.saving = this.saving.then(async () => {
       if (this.state === undefined) return;
       const next = { ...this.certificates as NodeCertificates, ...change };
-      await this.files.saveCertificates(next);
+      await this.files.saveCertificates(next, lock);
       this.certificates = next;
     });
     await this.saving;
@@ -141,6 +145,11 @@ export class NodeRecord {
   hasRole(role: Role): boolean {
     const leaf = bundle(this.certificates?.certificate ?? '')[0];
     return leaf !== undefined && (identityOf(leaf)?.roles.includes(role) ?? false);
+  }
+
+  /** A manager with a place in the group, whose keys follow the swarm's unlock key from there. */
+  get isMember(): boolean {
+    return this.hasRole('swarm-manager') && (this.state?.raftId ?? '') !== '';
   }
 
   /** What is wrong with its certificate now; empty if nothing is. */

@@ -5,8 +5,10 @@ import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
 import type { Credentials } from '../io/grpc/client.js';
 import { bundle } from '../io/x509/certificates.js';
+import { ok, type Result } from '../lib/result.js';
 import type { Role } from './noderecord.js';
 import type { NodeCertificates } from './swarmstate.js';
+import { fetchUnlockKey, type SwarmLock } from './unlockkey.js';
 import { renewCertificate } from './worker/join.js';
 
 const RETRY_MIN_MS = 1000;
@@ -21,10 +23,16 @@ export interface RenewalOptions {
   readonly hasRole: (role: Role) => boolean;
   /** Addresses to ask; another one after each failure. */
   readonly managers: () => readonly string[];
-  /** Saves the new certificate and has it used. */
-  readonly onRenewed: (certificates: Omit<NodeCertificates, 'rootCa'>) => Promise<void>;
+  /** It is a manager in its group: of its keys that one takes care. */
+  readonly isMember: () => boolean;
+  /** Saves the new certificate and has it used. With `lock` it is sealed as that says. */
+  readonly onRenewed: (certificates: Omit<NodeCertificates, 'rootCa'>, lock: SwarmLock | undefined) => Promise<void>;
   readonly logger: Logger;
   readonly onBug: (error: unknown) => void;
+}
+
+interface Renewed extends Omit<NodeCertificates, 'rootCa'> {
+  readonly lock: SwarmLock | undefined;
 }
 
 export class Renewal {
@@ -82,9 +90,9 @@ export class Renewal {
   private async renew(): Promise<void> {
     if (this.renewing) return;
     this.renewing = true;
-    const { credentials, managers, logger, onRenewed } = this.options;
+    const { managers, logger, onRenewed } = this.options;
     const addresses = managers();
-    const renewed = await renewCertificate(addresses[this.failures % Math.max(addresses.length, 1)] ?? '', credentials());
+    const renewed = await this.request(addresses[this.failures % Math.max(addresses.length, 1)] ?? '');
     // The node left its swarm meanwhile.
     if (this.stopped) return;
     if (!renewed.ok) {
@@ -96,11 +104,22 @@ export class Renewal {
     }
     this.failures = 0;
     this.renewedMs = performance.now();
-    const { key, certificate } = renewed.value;
-    await onRenewed({ key, certificate });
+    const { key, certificate, lock } = renewed.value;
+    await onRenewed({ key, certificate }, lock);
     this.renewing = false;
     this.schedule();
     // It may have been issued before the role that was told meanwhile.
     this.matchRole();
+  }
+
+  /** With a certificate that makes a manager of the node: how its key is to be sealed, from the first time it is written. */
+  private async request(address: string): Promise<Result<Renewed>> {
+    const from = this.options.credentials();
+    const renewed = await renewCertificate(address, from);
+    if (!renewed.ok) return renewed;
+    const { key, certificate, role } = renewed.value;
+    const lock = role !== 'swarm-manager' || this.options.isMember() ? ok(undefined)
+      : await fetchUnlockKey(address, { ...from, key, certificate });
+    return lock.ok ? ok({ key, certificate, lock: lock.value }) : lock;
   }
 }

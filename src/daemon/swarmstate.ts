@@ -4,10 +4,12 @@
 
 import { readFile, rm } from 'node:fs/promises';
 import path from 'node:path';
+import type { OwnLock } from '../core/ca/unlock.js';
 import { AtomicFiles } from '../io/atomicfile.js';
 import { DATA_KEY_BYTES, decodeNodeFile, encodeNodeFile, newDataKey, type NodeKeys, type RaftKeys } from '../io/keystore/nodefile.js';
-import { bundle, checkIssued, isKeyOf } from '../io/x509/certificates.js';
+import { bundle, checkIssued, identityOf, isKeyOf } from '../io/x509/certificates.js';
 import { AppFailure } from '../lib/result.js';
+import { relocked } from './relock.js';
 
 export const STATE_FILE = 'state.json';
 export const NODE_FILE = 'certificates/swarm-node.pem';
@@ -127,11 +129,14 @@ export class SwarmFiles {
       + (expired ? '. Swarm certificates have expired. To replace them, leave the swarm and join again.' : '');
   }
 
-  /** Certificate and keys are one file: a kill between two would leave what does not match. */
-  async saveCertificates({ rootCa, certificate, key }: NodeCertificates): Promise<void> {
+  /** Certificate and keys are one file: a kill between two would leave what does not match. Sealed as `lock` says, if it is given. */
+  async saveCertificates({ rootCa, certificate, key }: NodeCertificates, lock?: OwnLock): Promise<void> {
     await this.known();
     await this.write(ROOT_FILE, rootCa, 0o644);
-    await this.changeNode((keys) => ({ certificate, keys: { ...keys, key, exposed: keys.exposed && keys.key === key } }));
+    await this.changeNode((before) => {
+      const keys = lock === undefined ? before : relocked(before, lock);
+      return { certificate, keys: { ...keys, key, exposed: keys.exposed && keys.key === key } };
+    });
   }
 
   /** The keys that seal the raft log; made on first use. */
@@ -154,14 +159,21 @@ export class SwarmFiles {
     return this.keys ?? NO_KEYS;
   }
 
-  /** Before the first file is written: sealed from the beginning. */
-  lockFromNow(unlockKey: Uint8Array, unlockVersion = 0n): void {
-    this.keys = { ...NO_KEYS, unlockKey, unlockVersion };
+  /** Sealed as the swarm says. Whether that was news. */
+  async relock(lock: OwnLock): Promise<boolean> {
+    const keys = await this.known();
+    if (relocked(keys, lock) === keys) return false;
+    await this.changeKeys((now) => relocked(now, lock));
+    return true;
   }
 
-  /** The node is no manager any more: a worker starts without an unlock key, and has no log. */
+  /**
+   * The node is no manager any more: a worker starts without an unlock key, and has no log. One that has a manager's certificate
+   * again meanwhile has that sealed already: it stays so.
+   */
   async dropManagerKeys(): Promise<void> {
-    await this.changeKeys(() => ({ raft: undefined, unlockKey: undefined, unlockVersion: 0n, exposed: false }));
+    const open: Partial<NodeKeys> = { unlockKey: undefined, unlockVersion: 0n, exposed: false };
+    await this.changeKeys(() => ({ raft: undefined, ...(isManagers(this.certificate) ? {} : open) }));
   }
 
   /** On disk, as a whole or not at all, when it resolves. */
@@ -203,6 +215,11 @@ export class SwarmFiles {
   private async write(name: string, content: string | Uint8Array, mode: number): Promise<void> {
     await this.files.write(path.join(this.directory, name), content, { mode, sync: true });
   }
+}
+
+function isManagers(certificate: string): boolean {
+  const leaf = bundle(certificate)[0];
+  return leaf !== undefined && identityOf(leaf)?.roles.includes('swarm-manager') === true;
 }
 
 function missing(error: NodeJS.ErrnoException): undefined {

@@ -3,6 +3,7 @@
 
 import { create } from '@bufbuild/protobuf';
 import { status as Status } from '@grpc/grpc-js';
+import type { OwnLock } from '../core/ca/unlock.js';
 import { ManagerClient, type Credentials } from '../io/grpc/client.js';
 import { codeOf, toAppError } from '../io/grpc/service.js';
 import { ok, type Result } from '../lib/result.js';
@@ -10,11 +11,8 @@ import { CA, GetUnlockKeyRequestSchema } from '../model/proto/swarmkit_pb.js';
 
 const RPC_TIMEOUT_MS = 5000;
 
-export interface SwarmLock {
-  /** Undefined: managers are not locked. */
-  readonly unlockKey: Uint8Array | undefined;
-  readonly unlockVersion: bigint;
-}
+/** Without an unlock key managers are not locked. */
+export type SwarmLock = OwnLock;
 
 /** With a manager's certificate only. */
 export async function fetchUnlockKey(address: string, from: Credentials): Promise<Result<SwarmLock>> {

@@ -2,19 +2,20 @@
 // a copy is what a process that was killed there would have left (the system's cache survives it).
 
 import fs, { open } from 'node:fs/promises';
-import { cpSync } from 'node:fs';
+import { cpSync, rmSync } from 'node:fs';
 import { syncBuiltinESMExports } from 'node:module';
 import os from 'node:os';
 import path from 'node:path';
 
 const CUTS_MAX = 1000;
+const COPY_TRIES = 10;
 
 /** Runs `work`; returns the copies of `folder`, oldest first, below `into`. */
 export async function cutting(folder: string, into: string, work: () => Promise<void>): Promise<string[]> {
   const copies: string[] = [];
   const cut = (): void => {
     const copy = path.join(into, String(copies.length).padStart(4, '0'));
-    if (copies.length < CUTS_MAX) cpSync(folder, copy, { recursive: true });
+    if (copies.length < CUTS_MAX) copyOf(folder, copy);
     copies.push(copy);
   };
   const probe = await open(path.join(os.tmpdir()), 'r');
@@ -35,6 +36,18 @@ export async function cutting(folder: string, into: string, work: () => Promise<
     syncBuiltinESMExports();
   }
   return copies;
+}
+
+/** Another change may be under way: a file that goes while it is copied is one of a moment later. */
+function copyOf(folder: string, copy: string): void {
+  for (let tries = 1; ; tries++) {
+    try {
+      return cpSync(folder, copy, { recursive: true });
+    } catch (error) {
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || tries === COPY_TRIES) throw error;
+      rmSync(copy, { recursive: true, force: true });
+    }
+  }
 }
 
 function wrap(target: Record<string, unknown>, name: string, before: (args: readonly unknown[]) => void): () => void {

@@ -12,7 +12,7 @@ import { afterEach } from 'node:test';
 import { pino } from 'pino';
 import type { InitRequest, JoinRequest } from '../../src/api/backend.js';
 import { createService } from '../../src/core/control/services.js';
-import { AGENT_DEFAULTS } from '../../src/daemon/options.js';
+import { AGENT_DEFAULTS, type AgentOptions } from '../../src/daemon/options.js';
 import { SkeinNode } from '../../src/daemon/node.js';
 import { AppFailure, unwrap } from '../../src/lib/result.js';
 import type { ContainerSummary, Controller, Executor, ExitState, ImageSummary, LogRecord } from '../../src/platform/executor.js';
@@ -197,6 +197,8 @@ export class TestNode {
   /** Lines of the log, parsed. */
   readonly logged: { level: number; msg: string; [key: string]: unknown }[] = [];
   readonly bugs: unknown[] = [];
+  /** What the next agent is started with. */
+  options: Partial<AgentOptions> = {};
   node: SkeinNode;
 
   private constructor(stateDir: string, address: string) {
@@ -219,7 +221,9 @@ export class TestNode {
 
   private make(): SkeinNode {
     return new SkeinNode({
-      options: { ...AGENT_DEFAULTS, hostname: 'n1', stateDir: this.stateDir, runDir: this.stateDir, listenAddr: this.address },
+      options: {
+        ...AGENT_DEFAULTS, hostname: 'n1', stateDir: this.stateDir, runDir: this.stateDir, listenAddr: this.address, ...this.options,
+      },
       executor: this.executor,
       dataPlane: this.dataPlane,
       logger: pino({ level: 'info' }, { write: (line: string) => this.logged.push(JSON.parse(line)) }),

@@ -12,12 +12,14 @@ import { clusterSpecFromJson } from '../../src/api/convert/swarm.js';
 import { Reader } from '../../src/api/convert/json.js';
 import { parseUnlockKey, unlockKeyText } from '../../src/api/convert/unlock.js';
 import { lockChange } from '../../src/core/ca/unlock.js';
-import { SwarmFiles, SwarmLocked } from '../../src/daemon/swarmstate.js';
+import { SwarmFiles, SwarmLocked, type NodeCertificates, type SwarmState } from '../../src/daemon/swarmstate.js';
 import { fetchUnlockKey } from '../../src/daemon/unlockkey.js';
 import { decodeNodeFile, encodeNodeFile, newDataKey } from '../../src/io/keystore/nodefile.js';
 import { createCsr, createRootCa, signCsr } from '../../src/io/x509/certificates.js';
 import { unwrap, type Result } from '../../src/lib/result.js';
 import { unlockKeyOf } from '../../src/model/cluster.js';
+import { DATA_PATH_LABEL } from '../../src/model/network.js';
+import { pairValue } from '../../src/model/pairs.js';
 import {
   ClusterSchema, EncryptionKeySchema, MetaSchema, TaskState, VersionSchema, type Cluster, type Task,
 } from '../../src/model/proto/swarmkit_pb.js';
@@ -175,6 +177,32 @@ describe('a locked manager', () => {
     });
   });
 
+  it('that is started with another address has that one, locked and unlocked, for its tunnels too', async () => {
+    const node = await make();
+    const port = node.address.split(':')[1];
+    unwrap(await node.init({ autoLockManagers: true, listenAddr: `0.0.0.0:${port}` }));
+    const [key, id] = [keyOf(node), node.node.local().nodeId];
+    await node.restart(async () => { node.options = { advertiseAddr: '127.0.0.2' }; });
+    assert.deepEqual([node.node.local().state, node.node.local().nodeAddr], ['locked', '127.0.0.2']);
+    const saved = JSON.parse(await readFile(node.file('state.json'), 'utf8')) as SwarmState;
+    assert.deepEqual([saved.advertiseAddr, saved.dataPathAddr], [`127.0.0.2:${port}`, '127.0.0.2']);
+    unwrap(await node.node.swarmUnlock(key));
+    await eventually('told', 10_000, async () => {
+      const own = node.node.manager()?.view().get('node', id);
+      assert.equal(own?.managerStatus?.addr, `127.0.0.2:${port}`);
+      assert.equal(pairValue(own.description?.engine?.labels, DATA_PATH_LABEL), '127.0.0.2');
+      assert.equal(node.node.local().error, '');
+    });
+    // One that the machine does not have is told, and nothing is begun with the old one.
+    await node.restart(async () => { node.options = { advertiseAddr: 'nosuch0' }; });
+    assert.equal(node.node.local().state, 'error');
+    assert.match(node.node.local().error, /advertise address must be an IP address or network interface/);
+    await node.restart(async () => { node.options = {}; });
+    assert.equal(node.node.local().state, 'locked');
+    unwrap(await node.node.swarmUnlock(key));
+    assert.equal(node.node.local().nodeAddr, '127.0.0.2');
+  });
+
   it('can be left with --force; nothing of it stays', async () => {
     const node = await make();
     unwrap(await node.init({ autoLockManagers: true }));
@@ -270,24 +298,35 @@ describe('a locked manager', () => {
   });
 });
 
-it('a node that becomes a manager is sealed from its first write; one that is none any more is in the clear', async () => {
+it('a manager\'s keys are sealed as long as its certificate is one\'s; a worker\'s are in the clear', async () => {
   const files = new SwarmFiles(path.join(root, 'roles'));
   const ca = await createRootCa(Date.now());
-  const { key, csr } = await createCsr();
-  const certificate = unwrap(await signCsr(ca, {
-    csr, nodeId: 'n1', organization: 'c1', role: 'swarm-manager', expiryMs: 3_600_000, nowMs: Date.now(),
-  }));
+  const certified = async (role: 'swarm-manager' | 'swarm-worker'): Promise<NodeCertificates> => {
+    const { key, csr } = await createCsr();
+    const certificate = unwrap(await signCsr(ca, { csr, nodeId: 'n1', organization: 'c1', role, expiryMs: 3_600_000, nowMs: Date.now() }));
+    return { rootCa: ca.certificate, certificate, key };
+  };
   const unlockKey = new Uint8Array(32).fill(9);
-  files.lockFromNow(unlockKey, 12n);
-  await files.saveCertificates({ rootCa: ca.certificate, certificate, key });
+  const worker = await certified('swarm-worker');
+  await files.saveCertificates(worker);
+  await files.saveCertificates(await certified('swarm-manager'), { unlockKey, unlockVersion: 12n });
+  assert.equal(files.lock.exposed, false, 'only another key lay in the clear');
   await files.raftKeys();
+  // Older than what it knows.
+  assert.equal(await files.relock({ unlockKey: undefined, unlockVersion: 11n }), false);
   await assert.rejects(new SwarmFiles(path.join(root, 'roles')).loadCertificates(), SwarmLocked);
   const again = new SwarmFiles(path.join(root, 'roles'));
   await again.loadCertificates(unlockKey);
   assert.equal(again.lock.unlockVersion, 12n);
+  // A manager again before it was none.
+  const { current } = await again.raftKeys();
+  await again.dropManagerKeys();
+  await assert.rejects(new SwarmFiles(path.join(root, 'roles')).loadCertificates(), SwarmLocked);
+  assert.notDeepEqual((await again.raftKeys()).current, current);
+  await again.saveCertificates(worker);
   await again.dropManagerKeys();
   const text = await readFile(path.join(root, 'roles/swarm/certificates/swarm-node.pem'), 'utf8');
-  assert.equal(text, certificate + key);
+  assert.equal(text, worker.certificate + worker.key);
 });
 
 describe('a kill at any change of a file, while', () => {

@@ -75,7 +75,7 @@ describe('the certificate of a node', () => {
     let asked = 0;
     const renewal = new Renewal({
       credentials: () => ({ rootCa: root.certificate, key, certificate, serverName: 'swarm-manager' }),
-      hasRole: () => true,
+      hasRole: () => true, isMember: () => false,
       managers: () => {
         asked += 1;
         return assert.fail('far enough');

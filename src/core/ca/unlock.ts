@@ -18,11 +18,14 @@ export interface LockChange extends OwnLock {
 
 /** Undefined when nothing has to change. */
 export function lockChange(own: OwnLock, cluster: Cluster | undefined): LockChange | undefined {
-  const version = cluster?.meta?.version?.index ?? 0n;
-  if (cluster === undefined || version <= own.unlockVersion) return undefined;
-  const wanted = unlockKeyOf(cluster);
-  if (sameKey(own.unlockKey, wanted)) return undefined;
-  return { unlockKey: wanted, unlockVersion: version, replaceKeys: own.unlockKey === undefined };
+  if (cluster === undefined) return undefined;
+  return lockChangeTo(own, { unlockKey: unlockKeyOf(cluster), unlockVersion: cluster.meta?.version?.index ?? 0n });
+}
+
+/** The same, of what a manager tells a node that is not in the group yet. */
+export function lockChangeTo(own: OwnLock, { unlockKey, unlockVersion }: OwnLock): LockChange | undefined {
+  if (unlockVersion <= own.unlockVersion || sameKey(own.unlockKey, unlockKey)) return undefined;
+  return { unlockKey, unlockVersion, replaceKeys: own.unlockKey === undefined };
 }
 
 function sameKey(a: Uint8Array | undefined, b: Uint8Array | undefined): boolean {

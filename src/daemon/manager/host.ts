@@ -17,6 +17,7 @@ import {
 } from '../../model/proto/swarmkit_pb.js';
 import { MANAGEMENT_PORT, parseHostPort } from '../addresses.js';
 import type { SwarmFiles, SwarmState } from '../swarmstate.js';
+import { fetchUnlockKey } from '../unlockkey.js';
 import { authorize } from './authorize.js';
 import { caHandlers, nodeCaHandlers } from './caservice.js';
 import { Consensus } from './consensus.js';
@@ -265,7 +266,7 @@ export class ManagerHost {
     for (let attempt = 0; ; attempt++) {
       const state = this.options.state();
       const { addr = '' } = state.managers[attempt % Math.max(state.managers.length, 1)] ?? {};
-      const joined = await this.ask(addr, 0n);
+      const joined = await this.askForPlace(addr);
       if (joined.ok) {
         // What an earlier part in the group may have left behind: an agent that was killed while it became a worker.
         await this.options.files.dropLog();
@@ -322,6 +323,17 @@ export class ManagerHost {
       if (told !== undefined && told.raftId !== consensus.raftId) await this.ask(told.addr, consensus.raftId);
       await new Promise((resolve) => setTimeout(resolve, RETRY_MAX_MS / 5));
     }
+  }
+
+  /** The key of the log is made next: sealed, also when the swarm was locked after this node had its certificate. */
+  private async askForPlace(address: string): ReturnType<ManagerHost['ask']> {
+    const { files, credentials, onKeyExposed } = this.options;
+    if (address !== '') {
+      const lock = await fetchUnlockKey(address, credentials());
+      if (!lock.ok) return lock;
+      if (await files.relock(lock.value) && files.lock.exposed) onKeyExposed();
+    }
+    return this.ask(address, 0n);
   }
 
   private async ask(address: string, raftId: bigint): Promise<Result<{ raftId: bigint; members: readonly RaftMember[] }, AppError>> {

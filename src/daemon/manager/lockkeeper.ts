@@ -75,13 +75,9 @@ export class LockKeeper {
     const { files, logger, onKeyExposed } = this.options;
     const change = this.change();
     if (change === undefined) return;
-    const { unlockKey, unlockVersion, replaceKeys } = change;
-    await files.changeKeys(({ raft, exposed }) => ({
-      unlockKey, unlockVersion, exposed: exposed || replaceKeys,
-      ...(replaceKeys && raft !== undefined ? { raft: withReplacement(raft) } : {}),
-    }));
-    logger.info({ locked: unlockKey !== undefined }, 'the keys of this manager are sealed as the swarm\'s unlock key says');
-    if (replaceKeys) onKeyExposed();
+    await files.relock(change);
+    logger.info({ locked: change.unlockKey !== undefined }, 'the keys of this manager are sealed as the swarm\'s unlock key says');
+    if (change.replaceKeys) onKeyExposed();
   }
 
   /** One step of a replacement that is under way; comes again while there is more to do. */
@@ -100,11 +96,6 @@ export class LockKeeper {
     logger.info('the raft log is sealed with a new key, and the old key is dropped');
     if ((await files.raftKeys()).pending !== undefined) this.wake.raise();
   }
-}
-
-/** While one replacement is under way the next one waits for it: the files of the log have two keys at most. */
-function withReplacement(raft: RaftKeys): RaftKeys {
-  return raft.pending === undefined ? { ...raft, pending: newDataKey() } : { ...raft, again: true };
 }
 
 function replaced({ current, pending, again }: RaftKeys): RaftKeys {

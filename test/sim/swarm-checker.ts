@@ -98,13 +98,16 @@ export class SwarmChecker {
     if (ports.length === 0) return;
     for (const { running, stopping, task: other } of this.world.workers.get(nodeId)?.runners.all.values() ?? []) {
       if (other.id === task.id) continue;
-      const known = this.world.newest().get('task', other.id);
-      const lost = known === undefined || stateOf(known) === TaskState.ORPHANED;
       const shared = hostPorts(other.endpoint?.ports).map(portKey).find((port) => ports.includes(port));
       if (shared === undefined) continue;
-      this.hold(!running || (lost && stopping), () => `tasks ${task.id} and ${other.id} both have port ${shared} of ${nodeId}`);
+      this.hold(!running || (stopping && this.isLost(other.id)), () => `tasks ${task.id} and ${other.id} both have port ${shared} of ${nodeId}`);
       this.mark('host port used again');
     }
+  }
+
+  private isLost(taskId: string): boolean {
+    const known = this.world.newest().get('task', taskId);
+    return known === undefined || stateOf(known) === TaskState.ORPHANED;
   }
 
   /** What a node was given is what its tasks name, no more; and a task that begins has all it names, unless that was removed. */
@@ -173,6 +176,8 @@ export class SwarmChecker {
 
   deathTold(nodeId: string): void {
     const { death } = this;
+    // Removed meanwhile, by somebody who had asked for it long before.
+    if (!this.counts(nodeId)) return;
     this.hold(death?.nodeId === nodeId && death.toldMs !== undefined && death.toldMs - death.atMs <= death.withinMs,
       () => `${nodeId} died, which was told after ${(death?.toldMs ?? Infinity) - (death?.atMs ?? 0)} ms, not ${death?.withinMs}`);
     this.mark('death told');

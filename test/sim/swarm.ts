@@ -187,7 +187,8 @@ function calmNodes(world: SwarmWorld): void {
     [...managers.values()].find(({ leads }) => leads)?.liveness.stall(random.between(100, STALL_MS_MAX), random.chance(0.5));
   }
   clock.run(clock.nowMs + STALL_MS_MAX + 1_000);
-  const up = [...workers.values()].filter((worker) => worker.up);
+  // One that was removed a moment ago may not have heard of it, and is nobody's node any more.
+  const up = [...workers.values()].filter((worker) => worker.up && world.newest().get('node', worker.id) !== undefined);
   // An agent that is started anew is no dead node: its tasks and its data plane go on.
   if (up.length > 0 && random.chance(RESTART_SHARE)) {
     const worker = random.pick(up);

@@ -2,7 +2,6 @@
 // processes and the packets are made up. The machine outlives the node, as tasks and data plane outlive an agent.
 
 import assert from 'node:assert/strict';
-import { randomInt } from 'node:crypto';
 import { rmSync } from 'node:fs';
 import { mkdtemp } from 'node:fs/promises';
 import { createServer } from 'node:net';
@@ -169,14 +168,15 @@ process.on('exit', () => {
   for (const directory of made) rmSync(directory, { recursive: true, force: true });
 });
 
-const PORT_FIRST = 20_000;
-const PORT_END = 30_000;
-const PORT_TRIES = 100;
+/** Of each process that runs tests, one after the other: a node may listen long after its port was found to be free. */
+const PORTS_MAX = 100;
+const PORT_FIRST = 20_000 + (process.pid % 100) * PORTS_MAX;
+let ports = 0;
 
 /** None that the system gives to connections that are made: one of those may take it before the node listens. */
 async function freePort(): Promise<number> {
-  for (let tries = 0; tries < PORT_TRIES; tries++) {
-    const port = randomInt(PORT_FIRST, PORT_END);
+  for (let tries = 0; tries < PORTS_MAX; tries++) {
+    const port = PORT_FIRST + ports++ % PORTS_MAX;
     const server = createServer();
     const free = await new Promise<boolean>((resolve) => {
       server.once('error', () => resolve(false));
@@ -186,7 +186,7 @@ async function freePort(): Promise<number> {
     await new Promise((resolve) => server.close(resolve));
     return port;
   }
-  throw new Error(`no free port in ${PORT_TRIES} tries`);
+  throw new Error(`no free port of ${PORTS_MAX}`);
 }
 
 export class TestNode {

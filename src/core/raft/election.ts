@@ -46,14 +46,15 @@ function becomeCandidate(state: RaftState): void {
 }
 
 function requestVotes(state: RaftState, transfer: boolean): void {
-  const kind = state.role === 'preCandidate' ? 'preVote' : 'vote';
-  const term = state.role === 'preCandidate' ? state.term + 1n : state.term;
-  const { last: index, lastTerm: logTerm } = state.log;
   // Asked first, learners count for nothing, but the one with the newest log learns that it is needed.
   const asked = state.role === 'preCandidate' ? members(state.conf) : state.conf.voters;
-  for (const member of asked) {
-    if (member !== state.id) send(state, kind, member, { term, index, logTerm, transfer });
-  }
+  for (const member of asked) if (member !== state.id) requestVote(state, member, transfer);
+}
+
+function requestVote(state: RaftState, member: bigint, transfer: boolean): void {
+  const kind = state.role === 'preCandidate' ? 'preVote' : 'vote';
+  const term = state.role === 'preCandidate' ? state.term + 1n : state.term;
+  send(state, kind, member, { term, index: state.log.last, logTerm: state.log.lastTerm, transfer });
 }
 
 /** A candidate's own vote counts once it is on disk. */
@@ -96,8 +97,11 @@ export function handleVoteRequest(state: RaftState, message: Message): void {
   // It may have what is committed, or the vote that is lacking by the other's configuration: then nobody would ever lead if it did
   // not stand itself. As a rule somebody else can.
   if (!upToDate && state.electionElapsed >= STAND_IN_TIMEOUTS * state.options.electionTicks) state.refusedOlderLog = true;
-  if (!free || !upToDate || (isPreVote && takesPrecedence(state, message))) {
+  const first = isPreVote && takesPrecedence(state, message);
+  if (!free || !upToDate || first) {
     send(state, response, from, { reject: true });
+    // Its own question may have come while the other still trusted a leader, and was not answered then.
+    if (first) requestVote(state, from, false);
     return;
   }
   send(state, response, from, { term });

@@ -91,7 +91,6 @@ export async function makeReport(measured: Measured): Promise<ControlReport> {
   const metrics: Record<string, ControlMetric> = {};
   for (const [name, groups] of samples) {
     const { unit, better } = describe(name);
-    const ours = groups.get(OURS);
     const summaries = Object.fromEntries([...groups].map(([group, values]) => [group, summarize(values, better)]));
     const mine = groups.get(OURS) ?? [];
     // Endpoint changes have no rounds: ours are many, and over before Docker's first.

@@ -1,11 +1,12 @@
 // Joining a swarm by the first of the named managers that answers: a certificate, and what the node knows with it.
 
+import type { OwnLock } from '../core/ca/unlock.js';
 import type { JoinRequest } from '../api/backend.js';
 import { fail, ok, type Result } from '../lib/result.js';
 import { VXLAN_PORT } from '../model/network.js';
 import { AVAILABILITY, MANAGEMENT_PORT, parseHostPort, type NodeAddresses } from './addresses.js';
 import type { NodeCertificates, SwarmState } from './swarmstate.js';
-import { fetchUnlockKey, type SwarmLock } from './unlockkey.js';
+import { fetchUnlockKey } from './unlockkey.js';
 import { joinSwarm } from './worker/join.js';
 
 export const JOIN_TIMEOUT = 'Timeout was reached before node joined. The attempt to join the swarm will continue in the background. '
@@ -15,7 +16,7 @@ export interface Joined {
   readonly state: SwarmState;
   readonly certificates: NodeCertificates;
   /** Of a manager: what its keys are to be sealed with from the first file on. */
-  readonly lock: SwarmLock | undefined;
+  readonly lock: OwnLock | undefined;
 }
 
 export async function joinByFirst(request: JoinRequest, listenAddr: string, addresses: NodeAddresses): Promise<Result<Joined>> {

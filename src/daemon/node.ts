@@ -3,9 +3,10 @@
 
 import { mkdir } from 'node:fs/promises';
 import type { Logger } from 'pino';
+import type { OwnLock } from '../core/ca/unlock.js';
 import type { InitRequest, JoinRequest, LocalNode, ManagerBackend, NodeBackend } from '../api/backend.js';
 import { LOCKED } from '../api/errors.js';
-import { AppFailure, expectedFailure, fail, ok, unwrap, type Result } from '../lib/result.js';
+import { AppFailure, fail, ok, unwrap, type Result } from '../lib/result.js';
 import { NodeRole, type SessionMessage } from '../model/proto/swarmkit_pb.js';
 import type { DataPlane } from '../platform/dataplane.js';
 import type { Executor } from '../platform/executor.js';
@@ -22,7 +23,6 @@ import type { AgentOptions } from './options.js';
 import { Renewal } from './renewal.js';
 import { SwarmLocked, unfitProblem, type NodeCertificates, type SwarmState } from './swarmstate.js';
 import { underlayMtu } from './underlay.js';
-import type { SwarmLock } from './unlockkey.js';
 import { attempt, removeTasks } from './worker/ending.js';
 import { Worker } from './worker/worker.js';
 
@@ -388,7 +388,7 @@ export class SkeinNode implements NodeBackend {
     void record.save({ ...state, managers });
   }
 
-  private async adopt(change: Partial<NodeCertificates>, lock?: SwarmLock): Promise<void> {
+  private async adopt(change: Partial<NodeCertificates>, lock?: OwnLock): Promise<void> {
     if (!await this.record.adopt(change, lock)) return;
     this.part.follow();
     this.worker?.reconnect();

@@ -5,7 +5,7 @@ import type { Logger } from 'pino';
 import type { OwnLock } from '../core/ca/unlock.js';
 import type { Credentials } from '../io/grpc/client.js';
 import type { ServerIdentity } from '../io/grpc/server.js';
-import { bundle, identityOf } from '../io/x509/certificates.js';
+import { isIssuedFor } from '../io/x509/certificates.js';
 import { AppFailure, type Result } from '../lib/result.js';
 import { settleRestored } from './restored.js';
 import { SwarmFiles, SwarmLocked, unfitProblem, type NodeCertificates, type SwarmState } from './swarmstate.js';
@@ -143,8 +143,7 @@ export class NodeRecord {
 
   /** Of its certificate. */
   hasRole(role: Role): boolean {
-    const leaf = bundle(this.certificates?.certificate ?? '')[0];
-    return leaf !== undefined && (identityOf(leaf)?.roles.includes(role) ?? false);
+    return isIssuedFor(this.certificates?.certificate ?? '', role);
   }
 
   /** A manager with a place in the group, whose keys follow the swarm's unlock key from there. */

@@ -3,12 +3,13 @@
 
 import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
+import type { OwnLock } from '../core/ca/unlock.js';
 import type { Credentials } from '../io/grpc/client.js';
 import { bundle } from '../io/x509/certificates.js';
 import { ok, type Result } from '../lib/result.js';
 import type { Role } from './noderecord.js';
 import type { NodeCertificates } from './swarmstate.js';
-import { fetchUnlockKey, type SwarmLock } from './unlockkey.js';
+import { fetchUnlockKey } from './unlockkey.js';
 import { renewCertificate } from './worker/join.js';
 
 const RETRY_MIN_MS = 1000;
@@ -26,13 +27,13 @@ export interface RenewalOptions {
   /** It is a manager in its group: of its keys that one takes care. */
   readonly isMember: () => boolean;
   /** Saves the new certificate and has it used. With `lock` it is sealed as that says. */
-  readonly onRenewed: (certificates: Omit<NodeCertificates, 'rootCa'>, lock: SwarmLock | undefined) => Promise<void>;
+  readonly onRenewed: (certificates: Omit<NodeCertificates, 'rootCa'>, lock: OwnLock | undefined) => Promise<void>;
   readonly logger: Logger;
   readonly onBug: (error: unknown) => void;
 }
 
 interface Renewed extends Omit<NodeCertificates, 'rootCa'> {
-  readonly lock: SwarmLock | undefined;
+  readonly lock: OwnLock | undefined;
 }
 
 export class Renewal {

@@ -7,7 +7,7 @@ import path from 'node:path';
 import type { OwnLock } from '../core/ca/unlock.js';
 import { AtomicFiles } from '../io/atomicfile.js';
 import { DATA_KEY_BYTES, decodeNodeFile, encodeNodeFile, newDataKey, type NodeKeys, type RaftKeys } from '../io/keystore/nodefile.js';
-import { bundle, checkIssued, identityOf, isKeyOf } from '../io/x509/certificates.js';
+import { bundle, checkIssued, isIssuedFor, isKeyOf } from '../io/x509/certificates.js';
 import { AppFailure } from '../lib/result.js';
 import { relocked } from './relock.js';
 
@@ -173,7 +173,7 @@ export class SwarmFiles {
    */
   async dropManagerKeys(): Promise<void> {
     const open: Partial<NodeKeys> = { unlockKey: undefined, unlockVersion: 0n, exposed: false };
-    await this.changeKeys(() => ({ raft: undefined, ...(isManagers(this.certificate) ? {} : open) }));
+    await this.changeKeys(() => ({ raft: undefined, ...(isIssuedFor(this.certificate, 'swarm-manager') ? {} : open) }));
   }
 
   /** On disk, as a whole or not at all, when it resolves. */
@@ -215,11 +215,6 @@ export class SwarmFiles {
   private async write(name: string, content: string | Uint8Array, mode: number): Promise<void> {
     await this.files.write(path.join(this.directory, name), content, { mode, sync: true });
   }
-}
-
-function isManagers(certificate: string): boolean {
-  const leaf = bundle(certificate)[0];
-  return leaf !== undefined && identityOf(leaf)?.roles.includes('swarm-manager') === true;
 }
 
 function missing(error: NodeJS.ErrnoException): undefined {

@@ -11,11 +11,8 @@ import { CA, GetUnlockKeyRequestSchema } from '../model/proto/swarmkit_pb.js';
 
 const RPC_TIMEOUT_MS = 5000;
 
-/** Without an unlock key managers are not locked. */
-export type SwarmLock = OwnLock;
-
-/** With a manager's certificate only. */
-export async function fetchUnlockKey(address: string, from: Credentials): Promise<Result<SwarmLock>> {
+/** With a manager's certificate only. Without an unlock key managers are not locked. */
+export async function fetchUnlockKey(address: string, from: Credentials): Promise<Result<OwnLock>> {
   const client = new ManagerClient(address, { ...from, serverName: 'swarm-ca' });
   try {
     const { unlockKey, version } = await client.unary(CA.method.getUnlockKey, create(GetUnlockKeyRequestSchema), RPC_TIMEOUT_MS);

@@ -8,7 +8,7 @@ import os from 'node:os';
 import path from 'node:path';
 import { after, describe, it } from 'node:test';
 import { backUp, restore } from '../../src/daemon/backup.js';
-import { ok, unwrap } from '../../src/lib/result.js';
+import { unwrap } from '../../src/lib/result.js';
 import { unlockKeyOf } from '../../src/model/cluster.js';
 import { RaftMemberStatus_Reachability as Reachability } from '../../src/model/proto/swarmkit_pb.js';
 import { cluster, counted, manager, write } from '../support/manager-node.js';

@@ -7,21 +7,15 @@ import { readFile } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 import { after, describe, it } from 'node:test';
-import { clone } from '@bufbuild/protobuf';
 import { clusterSpecFromJson } from '../../src/api/convert/swarm.js';
 import { Reader } from '../../src/api/convert/json.js';
-import { updateNode } from '../../src/core/control/nodes.js';
-import type { Consensus } from '../../src/daemon/manager/consensus.js';
-import type { NodeRecord } from '../../src/daemon/noderecord.js';
-import type { SwarmState } from '../../src/daemon/swarmstate.js';
 import { ManagerClient } from '../../src/io/grpc/client.js';
 import { decodeNodeFile, type NodeFile } from '../../src/io/keystore/nodefile.js';
 import { bundle, identityOf } from '../../src/io/x509/certificates.js';
-import { AppFailure, fail, ok, unwrap } from '../../src/lib/result.js';
-import { unlockKeyOf } from '../../src/model/cluster.js';
-import { CA, NodeRole, NodeSchema } from '../../src/model/proto/swarmkit_pb.js';
+import { AppFailure, unwrap } from '../../src/lib/result.js';
+import { CA, NodeRole } from '../../src/model/proto/swarmkit_pb.js';
 import { cutting } from '../support/cuts.js';
-import { cluster, manager, write } from '../support/manager-node.js';
+import { cluster, keyOf, manager, membersOf, recordOf, setRole, stateOf, write } from '../support/manager-node.js';
 import { testNodes, type TestNode } from '../support/test-node.js';
 import { eventually as within } from '../system/fixture.js';
 
@@ -34,29 +28,14 @@ const never = (): Promise<never> => new Promise(() => undefined);
 
 const eventually = (what: string, check: () => boolean | Promise<boolean>, seen: () => unknown = () => ''): Promise<void> =>
   within(what, SETTLED_MS, async () => assert.ok(await check(), JSON.stringify(seen())));
-const keyOf = (node: TestNode): Uint8Array => new Uint8Array(unlockKeyOf(cluster(node)) ?? assert.fail('an unlock key'));
-const recordOf = (node: TestNode): NodeRecord => (node.node as unknown as { record: NodeRecord }).record;
-const stateOf = async (node: TestNode): Promise<SwarmState> => JSON.parse(await readFile(node.file('state.json'), 'utf8')) as SwarmState;
 const nodeFile = (node: TestNode): Promise<string> => readFile(node.file('certificates/swarm-node.pem'), 'utf8');
 const rolesIn = (text: string): readonly string[] => {
   const [leaf] = bundle(text);
   return leaf === undefined ? [] : identityOf(leaf)?.roles ?? [];
 };
-const membersOf = (node: TestNode): number => {
-  const { voters, learners } = (manager(node) as unknown as { consensus: Consensus }).consensus.status.confState;
-  return voters.length + learners.length;
-};
 
-async function setRole(via: TestNode, { node }: TestNode, role: NodeRole, nodeId = node.local().nodeId): Promise<void> {
-  unwrap(await manager(via).commit((view) => {
-    const found = view.get('node', nodeId);
-    if (found === undefined) return fail('not_found', nodeId);
-    const { spec } = clone(NodeSchema, found);
-    assert.ok(spec !== undefined);
-    spec.desiredRole = role;
-    const changed = updateNode(view, { id: nodeId, version: found.meta?.version?.index ?? 0n, spec });
-    return changed.ok ? ok({ actions: changed.value.actions, value: undefined }) : changed;
-  }));
+async function become(role: NodeRole, { node }: TestNode, via: TestNode, nodeId = node.local().nodeId): Promise<void> {
+  unwrap(await setRole(via, nodeId, role));
 }
 
 async function update(node: TestNode, autolock: boolean | undefined, rotateManagerUnlockKey = false): Promise<void> {
@@ -75,7 +54,7 @@ async function pair(autoLockManagers = true): Promise<[TestNode, TestNode]> {
 }
 
 async function becomesManager(leader: TestNode, worker: TestNode): Promise<void> {
-  await eventually('a manager', async () => worker.node.local().isManager && membersOf(leader) === 2
+  await eventually('a manager', async () => worker.node.local().isManager && membersOf(leader).length === 2
     && (await stateOf(worker)).begun === true, () => [worker.node.local(), worker.logged.slice(-5)]);
   await write(worker, 1);
 }
@@ -84,7 +63,7 @@ async function becomesWorker(leader: TestNode, worker: TestNode): Promise<void> 
   await eventually('a worker in the clear', async () => {
     const text = await nodeFile(worker);
     return rolesIn(text).includes('swarm-worker') && text.includes('PRIVATE KEY') && (await stateOf(worker)).role === 'worker'
-      && membersOf(leader) === 1;
+      && membersOf(leader).length === 1;
   }, () => [worker.node.local(), recordOf(worker).state, worker.logged.slice(-5)]);
   await worker.restart();
   assert.notEqual(worker.node.local().state, 'locked');
@@ -137,7 +116,7 @@ describe('a node that becomes a manager of a locked swarm', () => {
   it('is sealed from its first write, its certificate and the key of its log', { timeout: 100_000 }, async () => {
     const [leader, worker] = await pair();
     const copies = await cutting(worker.stateDir, path.join(root, 'promoted'), async () => {
-      await setRole(leader, worker, NodeRole.MANAGER);
+      await become(NodeRole.MANAGER, worker, leader);
       await becomesManager(leader, worker);
     });
     const { sealed, ...clear } = inTheClear(copies);
@@ -145,7 +124,7 @@ describe('a node that becomes a manager of a locked swarm', () => {
     assert.ok(sealed >= 2, `${sealed} sealed files in ${copies.length} moments`);
     const { raft, exposed } = opened(await nodeFile(worker), keyOf(leader));
     assert.ok(raft !== undefined && raft.pending === undefined && !exposed, 'nothing has to be replaced');
-    await setRole(leader, worker, NodeRole.WORKER);
+    await become(NodeRole.WORKER, worker, leader);
     await becomesWorker(leader, worker);
   });
 
@@ -153,7 +132,7 @@ describe('a node that becomes a manager of a locked swarm', () => {
     it(`and whose agent ends after the write of its ${where} waits for the key, and is one then`, { timeout: 100_000 }, async () => {
       const [leader, worker] = await pair();
       const killed = killedAt(worker, where);
-      await setRole(leader, worker, NodeRole.MANAGER);
+      await become(NodeRole.MANAGER, worker, leader);
       await eventually('the end', killed);
       const copies = await cutting(worker.stateDir, path.join(root, where), async () => {
         await worker.restart();
@@ -176,9 +155,9 @@ describe('a node that becomes a manager of a locked swarm', () => {
     const [leader, worker] = await pair();
     const killed = killedAt(worker, 'certificate');
     const { nodeId } = worker.node.local();
-    await setRole(leader, worker, NodeRole.MANAGER);
+    await become(NodeRole.MANAGER, worker, leader);
     await eventually('the end', killed);
-    await worker.restart(() => setRole(leader, worker, NodeRole.WORKER, nodeId));
+    await worker.restart(() => become(NodeRole.WORKER, worker, leader, nodeId));
     unwrap(await worker.node.swarmUnlock(keyOf(leader)));
     await becomesWorker(leader, worker);
   });
@@ -194,10 +173,10 @@ describe('a node that becomes a manager of a locked swarm', () => {
       skipped = true;
       return false; // The role is not followed.
     };
-    await setRole(leader, worker, NodeRole.MANAGER);
+    await become(NodeRole.MANAGER, worker, leader);
     await eventually('a certificate', () => skipped && record.files.lock.unlockKey !== undefined);
     assert.equal(record.state?.role, 'worker');
-    await setRole(leader, worker, NodeRole.WORKER);
+    await become(NodeRole.WORKER, worker, leader);
     await becomesWorker(leader, worker);
   });
 
@@ -215,7 +194,7 @@ describe('a node that becomes a manager of a locked swarm', () => {
       if (moment === 'after it has it') record.files.raftKeys = () => rotate().then(raftKeys);
       else record.adopt = (change, lock) => adopt(change, lock).then((adopted) => rotate().then(() => adopted));
       const copies = await cutting(worker.stateDir, path.join(root, moment), async () => {
-        await setRole(leader, worker, NodeRole.MANAGER);
+        await become(NodeRole.MANAGER, worker, leader);
         await becomesManager(leader, worker);
         await eventually('the new key', async () => typeof decodeNodeFile(await nodeFile(worker), keyOf(leader)) !== 'string',
           () => worker.logged.slice(-5));
@@ -232,7 +211,7 @@ describe('a node that becomes a manager of a locked swarm', () => {
   it('whose certificate is from before the lock seals the key of its log, and gets another certificate', { timeout: 100_000 }, async () => {
     const [leader, worker] = await pair(false);
     const killed = killedAt(worker, 'certificate');
-    await setRole(leader, worker, NodeRole.MANAGER);
+    await become(NodeRole.MANAGER, worker, leader);
     await eventually('the end', killed);
     await update(leader, true);
     const before = decodeNodeFile(await nodeFile(worker), undefined);
@@ -259,7 +238,7 @@ describe('a node that becomes a manager of a locked swarm', () => {
       }
       return Reflect.apply(unary, this, args);
     });
-    await setRole(leader, worker, NodeRole.MANAGER);
+    await become(NodeRole.MANAGER, worker, leader);
     await becomesManager(leader, worker);
     assert.deepEqual(rolesThen, [['swarm-worker'], ['swarm-worker']]);
     const told = worker.logged.filter(({ msg, error }) => /^certificate renewal failed/.test(msg) && error === 'refused by the test');

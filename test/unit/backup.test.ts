@@ -13,7 +13,7 @@ import { unlockKeyText } from '../../src/api/convert/unlock.js';
 import { runCli } from '../../src/cli/cli.js';
 import { backUp, restore } from '../../src/daemon/backup.js';
 import { decodeBackup, encodeBackup, type Backup } from '../../src/io/backupfile.js';
-import { AppFailure, ok, unwrap } from '../../src/lib/result.js';
+import { AppFailure, unwrap } from '../../src/lib/result.js';
 import { unlockKeyOf } from '../../src/model/cluster.js';
 import { cluster, counted, manager, write } from '../support/manager-node.js';
 import { TestNode, testNodes } from '../support/test-node.js';

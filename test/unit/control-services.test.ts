@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { isTaskDirty } from '../../src/model/task.js';
 import { createNetwork } from '../../src/core/control/networks.js';
-import { createService, removeService, updateService } from '../../src/core/control/services.js';
+import { createService, updateService } from '../../src/core/control/services.js';
 import { create } from '@bufbuild/protobuf';
 import { createAction, updateAction } from '../../src/core/store/actions.js';
 import { NodeSchema, NodeStatus_State, ServiceSchema, TaskSchema, UpdateStatusSchema, UpdateStatus_UpdateState, type Service, type ServiceSpec } from '../../src/model/proto/swarmkit_pb.js';

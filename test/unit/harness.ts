@@ -23,7 +23,7 @@ import {
   NetworkAttachmentConfigSchema, NetworkSchema, NetworkSpecSchema, NodeDescriptionSchema, NodeRole, NodeSchema, NodeSpecSchema,
   NodeSpec_Availability, NodeStatusSchema, NodeStatus_State, OrchestrationConfigSchema, PlacementSchema, PortConfigSchema,
     ReplicatedServiceSchema,
-  ResourcesSchema, RestartPolicySchema, RestartPolicy_RestartCondition, ServiceSchema, ServiceSpecSchema, TaskSchema, TaskSpecSchema,
+  ResourcesSchema, RestartPolicySchema, RestartPolicy_RestartCondition, ServiceSchema, ServiceSpecSchema, TaskSpecSchema,
     TaskState, TaskStatusSchema, UpdateConfigSchema,
   VersionSchema, IPAMOptionsSchema, IPAMConfigSchema, PlatformSchema,
   type GenericResource, type Network, type Node, type PortConfig, type RestartPolicy, type Service, type ServiceSpec, type StoreAction,

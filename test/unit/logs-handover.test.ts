@@ -3,15 +3,13 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { clone, create } from '@bufbuild/protobuf';
-import { updateNode } from '../../src/core/control/nodes.js';
-import type { Consensus } from '../../src/daemon/manager/consensus.js';
+import { create } from '@bufbuild/protobuf';
 import type { LogBroker } from '../../src/daemon/manager/logbroker.js';
 import type { Manager } from '../../src/daemon/manager/manager.js';
-import { AppFailure, fail, ok, unwrap } from '../../src/lib/result.js';
-import { LogSelectorSchema, LogSubscriptionOptionsSchema, NodeRole, NodeSchema, TaskState } from '../../src/model/proto/swarmkit_pb.js';
+import { AppFailure, unwrap } from '../../src/lib/result.js';
+import { LogSelectorSchema, LogSubscriptionOptionsSchema, NodeRole, TaskState } from '../../src/model/proto/swarmkit_pb.js';
 import type { LogOptions, LogRecord } from '../../src/platform/executor.js';
-import { cluster, manager } from '../support/manager-node.js';
+import { cluster, consensusOf, manager, setRole } from '../support/manager-node.js';
 import { testNodes, type TestNode } from '../support/test-node.js';
 import { eventually as within } from '../system/fixture.js';
 
@@ -21,7 +19,6 @@ const OVER = { code: 'aborted', message: 'the manager that gathered these logs d
 
 const eventually = (what: string, check: () => boolean, seen: () => unknown = () => ''): Promise<void> =>
   within(what, 30_000, async () => assert.ok(check(), JSON.stringify(seen())));
-const consensus = (node: TestNode): Consensus => (manager(node) as Manager).consensus;
 const leads = (node: TestNode): boolean => node.node.manager() !== undefined && (manager(node) as Manager).term() !== undefined;
 const openAt = (broker: LogBroker): number => (broker as unknown as { subscriptions: ReadonlyMap<string, unknown> }).subscriptions.size;
 
@@ -88,26 +85,19 @@ test('readers of logs are told when the leader hands over, or is demoted, and re
   unwrap(await first.init());
   const joinToken = cluster(first).rootCa?.joinTokens?.manager ?? '';
   for (const node of [second, third]) unwrap(await node.join(first, { joinToken }));
-  await eventually('three voters', () => consensus(first).status.confState.voters.length === 3);
+  await eventually('three voters', () => consensusOf(first).status.confState.voters.length === 3);
   await first.service('web', REPLICAS);
   const running = (): number => manager(first).view().list('task').filter(({ status }) => status?.state === TaskState.RUNNING).length;
   await eventually('tasks', () => running() === REPLICAS);
 
   const before = await readers(nodes);
-  consensus(first).transferLeader(consensus(second).raftId);
+  consensusOf(first).transferLeader(consensusOf(second).raftId);
   await eventually('the second leads', () => leads(second));
   await told(before);
 
   const between = await readers(nodes);
   const { nodeId } = second.node.local();
-  unwrap(await manager(third).commit((view) => {
-    const node = view.get('node', nodeId) ?? assert.fail('the second');
-    const { spec } = clone(NodeSchema, node);
-    if (spec === undefined) return fail('not_found', nodeId);
-    spec.desiredRole = NodeRole.WORKER;
-    const changed = updateNode(view, { id: nodeId, version: node.meta?.version?.index ?? 0n, spec });
-    return changed.ok ? ok({ actions: changed.value.actions, value: undefined }) : changed;
-  }));
+  unwrap(await setRole(third, nodeId, NodeRole.WORKER));
   await eventually('another leads', () => leads(first) || leads(third));
   await told(between);
   await eventually('a worker', () => !second.node.local().isManager);

@@ -4,18 +4,16 @@
 import assert from 'node:assert/strict';
 import { afterEach, describe, it, mock } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { clone } from '@bufbuild/protobuf';
-import { removeNode, updateNode } from '../../src/core/control/nodes.js';
+import { removeNode } from '../../src/core/control/nodes.js';
 import type { Message } from '../../src/core/raft/types.js';
 import { Consensus } from '../../src/daemon/manager/consensus.js';
-import type { Manager } from '../../src/daemon/manager/manager.js';
 import { SwarmFiles } from '../../src/daemon/swarmstate.js';
 import type { Credentials } from '../../src/io/grpc/client.js';
 import { Link } from '../../src/io/raftpeers/link.js';
 import type { Sender } from '../../src/io/raftpeers/messages.js';
 import { unwrap } from '../../src/lib/result.js';
-import { NodeRole, NodeSpecSchema, type NodeSpec } from '../../src/model/proto/swarmkit_pb.js';
-import { cluster, manager } from '../support/manager-node.js';
+import { NodeRole } from '../../src/model/proto/swarmkit_pb.js';
+import { cluster, consensusOf, manager, setRole } from '../support/manager-node.js';
 import { StockWorker } from '../support/stock-worker.js';
 import { testNodes, type TestNode } from '../support/test-node.js';
 import { eventually } from '../system/fixture.js';
@@ -26,18 +24,11 @@ afterEach(() => {
   for (const close of closing.splice(0)) close();
 });
 
-const consensus = (node: TestNode): Consensus => (manager(node) as Manager).consensus;
-
 async function demote(at: TestNode, id: string): Promise<void> {
-  unwrap(await manager(at).commit((view) => {
-    const node = view.get('node', id) ?? assert.fail('a node');
-    const spec = clone(NodeSpecSchema, node.spec as NodeSpec);
-    spec.desiredRole = NodeRole.WORKER;
-    return updateNode(view, { id, version: node.meta?.version?.index ?? 0n, spec });
-  }));
+  unwrap(await setRole(at, id, NodeRole.WORKER));
   await eventually('it is no member', 5000, async () => {
     assert.equal(manager(at).view().get('node', id)?.role, NodeRole.WORKER);
-    assert.equal(consensus(at).members.list().length, 1);
+    assert.equal(consensusOf(at).members.list().length, 1);
   });
 }
 
@@ -68,24 +59,24 @@ describe('a manager that was taken out', () => {
     const [first, second] = [await make(), await make()];
     unwrap(await first.init());
     unwrap(await second.join(first, { joinToken: cluster(first).rootCa?.joinTokens?.manager ?? '' }));
-    await eventually('two voters', 5000, async () => assert.equal(consensus(first).status.confState.voters.length, 2));
+    await eventually('two voters', 5000, async () => assert.equal(consensusOf(first).status.confState.voters.length, 2));
     const { nodeId } = second.node.local();
-    const sender = { raftId: consensus(second).raftId, addr: second.address };
+    const sender = { raftId: consensusOf(second).raftId, addr: second.address };
     const credentials: Credentials = { ...await new SwarmFiles(second.stateDir).loadCertificates(), serverName: 'swarm-manager' };
     const { link, told } = await open(first, credentials, sender);
 
     await demote(first, nodeId);
     await second.node.close();
-    const { term } = consensus(first).status;
-    link.send([append(consensus(first).raftId, sender.raftId)]);
+    const { term } = consensusOf(first).status;
+    link.send([append(consensusOf(first).raftId, sender.raftId)]);
     await sleep(200);
-    assert.deepEqual([consensus(first).leading, consensus(first).status.term, told], [true, term, ['ready']]);
+    assert.deepEqual([consensusOf(first).leading, consensusOf(first).status.term, told], [true, term, ['ready']]);
 
     await remove(first, nodeId);
     await eventually('the link ends', 3000, async () => assert.deepEqual(told, ['ready', 'end']));
     const again = await open(first, credentials, sender);
     await eventually('another one ends', 3000, async () => assert.equal(again.told.at(-1), 'end'));
-    assert.equal(consensus(first).leading, true);
+    assert.equal(consensusOf(first).leading, true);
 
     let hold: (() => void) | undefined;
     const start = Consensus.prototype.start;

@@ -5,24 +5,19 @@ import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
 import { readFile, readdir, rm, writeFile } from 'node:fs/promises';
 import { test } from 'node:test';
-import { clone, create, toBinary } from '@bufbuild/protobuf';
-import { updateNode } from '../../src/core/control/nodes.js';
-import type { Consensus } from '../../src/daemon/manager/consensus.js';
-import type { NodeRecord } from '../../src/daemon/noderecord.js';
+import { create, toBinary } from '@bufbuild/protobuf';
 import type { SwarmState } from '../../src/daemon/swarmstate.js';
 import { ManagerClient } from '../../src/io/grpc/client.js';
 import { forwardingMetadata } from '../../src/io/grpc/forwarding.js';
 import { toAppError } from '../../src/io/grpc/service.js';
 import { createCsr } from '../../src/io/x509/certificates.js';
-import { fail, ok, unwrap, type Result } from '../../src/lib/result.js';
+import { unwrap } from '../../src/lib/result.js';
 import { timestampFromMs } from '../../src/lib/time.js';
 import { CommandSchema, ManagerGroup, ProposeRequestSchema } from '../../src/model/proto/skein_pb.js';
-import { unlockKeyOf } from '../../src/model/cluster.js';
 import {
-  CA, GetUnlockKeyRequestSchema, IssueNodeCertificateRequestSchema, JoinRequestSchema, NodeCA, NodeRole, NodeSchema, NodeStatus_State,
-  RaftMembership,
+  CA, GetUnlockKeyRequestSchema, IssueNodeCertificateRequestSchema, JoinRequestSchema, NodeCA, NodeRole, NodeStatus_State, RaftMembership,
 } from '../../src/model/proto/swarmkit_pb.js';
-import { cluster, manager, write } from '../support/manager-node.js';
+import { cluster, consensusOf, keyOf, manager, membersOf, recordOf, setRole, stateOf, write } from '../support/manager-node.js';
 import { testNodes, type TestNode } from '../support/test-node.js';
 import { eventually as within } from '../system/fixture.js';
 
@@ -33,28 +28,8 @@ const SETTLED_MS = 45_000;
 const eventually = (what: string, check: () => boolean | Promise<boolean>, seen: () => unknown = () => ''): Promise<void> =>
   within(what, SETTLED_MS, async () => assert.ok(await check(), JSON.stringify(seen())));
 
-function setRole(via: TestNode, nodeId: string, role: NodeRole): Promise<Result<void>> {
-  return manager(via).commit((view) => {
-    const node = view.get('node', nodeId);
-    if (node === undefined) return fail('not_found', nodeId);
-    const { spec } = clone(NodeSchema, node);
-    assert.ok(spec !== undefined);
-    spec.desiredRole = role;
-    const changed = updateNode(view, { id: nodeId, version: node.meta?.version?.index ?? 0n, spec });
-    return changed.ok ? ok({ actions: changed.value.actions, value: undefined }) : changed;
-  });
-}
-
 const FORCE = { forceNewCluster: true };
 const managerToken = (node: TestNode): string => manager(node).view().cluster()?.rootCa?.joinTokens?.manager ?? '';
-const keyOf = (node: TestNode): Uint8Array => new Uint8Array(unlockKeyOf(cluster(node)) ?? assert.fail('an unlock key'));
-const stateOf = async (node: TestNode): Promise<SwarmState> => JSON.parse(await readFile(node.file('state.json'), 'utf8')) as SwarmState;
-const recordOf = (node: TestNode): NodeRecord => (node.node as unknown as { record: NodeRecord }).record;
-const consensusOf = (node: TestNode): Consensus => (manager(node) as unknown as { consensus: Consensus }).consensus;
-const votersOf = (node: TestNode): readonly bigint[] => {
-  const { voters, learners } = consensusOf(node).status.confState;
-  return [...voters, ...learners];
-};
 
 /** What would be worth most to whoever holds an old certificate: a place in the log, the unlock key, another one's certificate. */
 async function callsOfManagers(client: ManagerClient, victim: TestNode): Promise<Promise<unknown>[]> {
@@ -103,12 +78,12 @@ test('demoted at any moment of its promotion a node is a worker in the end, and 
       const told = worker.logged.filter(({ msg }) => !msg.includes('refuses the address')).slice(-5);
       return [role, raftId, recordOf(worker).hasRole('swarm-worker'), worker.node.local().isManager, told];
     }));
-  await eventually('alone', () => votersOf(leader).length === 1);
+  await eventually('alone', () => membersOf(leader).length === 1);
   await write(leader, 1);
   // And is one when it is wanted again.
   const [again] = workers as [TestNode];
   unwrap(await setRole(leader, again.node.local().nodeId, NodeRole.MANAGER));
-  await eventually('a manager', () => again.node.local().isManager && votersOf(leader).length === 2);
+  await eventually('a manager', () => again.node.local().isManager && membersOf(leader).length === 2);
 });
 
 test('an agent that ended between certificate and state goes by its certificate', { timeout: 120_000 }, async () => {
@@ -117,15 +92,15 @@ test('an agent that ended between certificate and state goes by its certificate'
   const [other, worker] = [await make(), await make()];
   unwrap(await other.join(leader, { joinToken: managerToken(leader) }));
   unwrap(await worker.join(leader, { joinToken: managerToken(leader) }));
-  await eventually('three voters', () => votersOf(leader).length === 3);
+  await eventually('three voters', () => membersOf(leader).length === 3);
   const before = await stateOf(worker);
   await worker.restart(async () => {
     await writeFile(worker.file('state.json'), JSON.stringify({ ...before, role: 'worker', raftId: '' }));
     await rm(worker.file('raft'), { recursive: true });
   });
   await eventually('a manager again', async () => worker.node.local().isManager && manager(worker).view().cluster() !== undefined
-    && (await stateOf(worker)).role === 'manager' && votersOf(leader).length === 3, () => [recordOf(worker).state, worker.node.local(),
-    worker.logged.slice(-8), votersOf(leader).map(String), consensusOf(leader).status.role]);
+    && (await stateOf(worker)).role === 'manager' && membersOf(leader).length === 3, () => [recordOf(worker).state, worker.node.local(),
+    worker.logged.slice(-8), membersOf(leader).map(String), consensusOf(leader).status.role]);
   assert.notEqual((await stateOf(worker)).raftId, before.raftId, 'another member: of the old one the log is gone');
   await write(worker, 2);
 
@@ -202,7 +177,7 @@ test('an agent that ends while a new cluster is begun by force is in no group, a
   const [leader, other] = [await make(), await make()];
   unwrap(await leader.init());
   unwrap(await other.join(leader, { joinToken: managerToken(leader) }));
-  await eventually('two voters', () => votersOf(leader).length === 2);
+  await eventually('two voters', () => membersOf(leader).length === 2);
   await write(leader, 3);
   const record = recordOf(other);
   const save = record.save.bind(record);
@@ -216,7 +191,7 @@ test('an agent that ends while a new cluster is begun by force is in no group, a
   assert.match(error, /a new cluster was begun from it, and that was not finished.*--force-new-cluster/);
   unwrap(await other.init(FORCE));
   assert.equal(other.node.local().isManager, true);
-  assert.equal(votersOf(other).length, 1);
+  assert.equal(membersOf(other).length, 1);
   assert.equal(manager(other).view().get('node', leader.node.local().nodeId)?.spec?.desiredRole, NodeRole.WORKER);
   assert.equal('unfit' in await stateOf(other), false);
   await other.restart();
@@ -257,7 +232,7 @@ test('a manager that asks for its place twice at once is one member', { timeout:
   const [leader, other] = [await make(), await make()];
   unwrap(await leader.init());
   unwrap(await other.join(leader, { joinToken: managerToken(leader) }));
-  await eventually('two voters', () => votersOf(leader).length === 2);
+  await eventually('two voters', () => membersOf(leader).length === 2);
   const client = new ManagerClient(leader.address, recordOf(other).credentials());
   const ask = (): Promise<string> => client.unary(RaftMembership.method.join, create(JoinRequestSchema, { addr: other.address }), 15_000)
     .then(() => 'taken in', (error: unknown) => toAppError(error).message);
@@ -266,7 +241,7 @@ test('a manager that asks for its place twice at once is one member', { timeout:
   // The node itself may be quicker: it finds out that it is in the group no more.
   assert.ok(answers.filter((answer) => answer === 'this node is being taken into the group already').length >= 2, answers.join());
   // In the test's name, not in that of the member it is: that one was replaced, and takes a new place by itself.
-  await eventually('the one member that it is', () => votersOf(leader).length === 2 && other.node.manager() !== undefined
+  await eventually('the one member that it is', () => membersOf(leader).length === 2 && other.node.manager() !== undefined
     && manager(leader).view().get('node', other.node.local().nodeId)?.managerStatus?.raftId === consensusOf(other).raftId);
   await eventually('a write', () => write(other, 4).then(() => true, () => false));
 });
@@ -275,7 +250,7 @@ test('of two managers that are demoted at once one remains', { timeout: 60_000 }
   const [one, two] = [await make(), await make()];
   unwrap(await one.init());
   unwrap(await two.join(one, { joinToken: managerToken(one) }));
-  await eventually('two voters', () => votersOf(one).length === 2
+  await eventually('two voters', () => membersOf(one).length === 2
     && manager(two).view().list('node').every(({ managerStatus }) => managerStatus !== undefined));
   const results = await Promise.all([one, two].map((node) => setRole(node, node.node.local().nodeId, NodeRole.WORKER)));
   const refused = results.flatMap((result) => (result.ok ? [] : [result.error.message]));

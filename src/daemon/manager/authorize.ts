@@ -4,11 +4,11 @@
 
 import { fail, ok, type Result } from '../../lib/result.js';
 import type { ReadTx } from '../../core/store/view.js';
+import { MANAGER_ROLE } from '../../io/grpc/forwarding.js';
 import type { Caller } from '../../io/grpc/server.js';
 import { ManagerGroup } from '../../model/proto/skein_pb.js';
 import { NodeRole } from '../../model/proto/swarmkit_pb.js';
 
-const MANAGER = 'swarm-manager';
 const ANYONE = new Set([
   '/docker.swarmkit.v1.CA/GetRootCACertificate',
   '/docker.swarmkit.v1.NodeCA/IssueNodeCertificate',
@@ -35,12 +35,12 @@ export function authorize(authority: Authority, path: string, caller: Caller): R
     if (!allowed.ok) return allowed;
   }
   if (ANYONE.has(path)) return ok(undefined);
-  if (WORKER_SERVICES.some((prefix) => path.startsWith(prefix))) return authorizeRoles(authority, ['swarm-worker', MANAGER], caller);
-  return RAFT.has(path) ? authorizeRoles(authority, [MANAGER], caller) : authorizeManager(authority, caller);
+  if (WORKER_SERVICES.some((prefix) => path.startsWith(prefix))) return authorizeRoles(authority, ['swarm-worker', MANAGER_ROLE], caller);
+  return RAFT.has(path) ? authorizeRoles(authority, [MANAGER_ROLE], caller) : authorizeManager(authority, caller);
 }
 
 function authorizeManager(authority: Authority, caller: Caller): Result<void> {
-  const allowed = authorizeRoles(authority, [MANAGER], caller);
+  const allowed = authorizeRoles(authority, [MANAGER_ROLE], caller);
   if (!allowed.ok || !authority.leads) return allowed;
   const nodeId = caller.identity?.nodeId ?? '';
   return authority.view?.get('node', nodeId)?.role === NodeRole.MANAGER ? allowed : refuse(`Permission denied: ${noManagerText(nodeId)}`);

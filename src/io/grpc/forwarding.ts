@@ -5,7 +5,7 @@ import { Metadata } from '@grpc/grpc-js';
 import type { NodeIdentity } from '../x509/certificates.js';
 import type { Caller } from './server.js';
 
-const MANAGER_ROLE = 'swarm-manager';
+export const MANAGER_ROLE = 'swarm-manager';
 
 function first(metadata: Metadata, key: string): string {
   return metadata.get(key)[0]?.toString() ?? '';

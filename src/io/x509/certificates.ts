@@ -190,6 +190,12 @@ export function identityOf(certificate: X509Certificate): NodeIdentity | undefin
   return { nodeId, organization, roles };
 }
 
+/** Whether the leaf of a PEM bundle is issued for the role. */
+export function isIssuedFor(pem: string, role: string): boolean {
+  const leaf = bundle(pem)[0];
+  return leaf !== undefined && identityOf(leaf)?.roles.includes(role) === true;
+}
+
 /** Certificates of a PEM bundle, leaf first. */
 export function bundle(pem: string): X509Certificate[] {
   const blocks = pem.match(/-----BEGIN CERTIFICATE-----[\s\S]+?-----END CERTIFICATE-----/g) ?? [];

@@ -42,6 +42,8 @@ export class ApiClient {
   private calm = false;
   private stopped = false;
   private count = 0;
+  /** What it asks for next: it deploys a stack again that it has just removed. */
+  private following: Request | undefined;
 
   constructor(world: SwarmWorld, name: string) {
     this.world = world;
@@ -109,6 +111,9 @@ export class ApiClient {
 
   private choose(view: ReadTx): Request {
     const { random } = this.world;
+    const { following } = this;
+    this.following = undefined;
+    if (following !== undefined) return following;
     const services = view.list('service');
     const networks = view.list('network').filter((network) => network.spec?.ingress !== true);
     const roll = random.below(100);
@@ -119,6 +124,7 @@ export class ApiClient {
       const used = new Set(services.flatMap((service) => attachmentConfigs(service).map(({ target }) => target)));
       const unused = networks.filter((network) => !used.has(network.id));
       const { id } = random.pick(unused.length > 0 && random.chance(0.8) ? unused : networks);
+      if (random.chance(0.5)) this.following = this.networkCreation();
       return (now) => removeNetwork(now, id);
     }
     if (roll < 55) {

@@ -4,7 +4,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { encodeConfChange } from '../../src/core/raft/confchange.js';
 import { RaftNode } from '../../src/core/raft/raft.js';
-import type { Entry } from '../../src/core/raft/types.js';
+import type { Entry, RaftStart } from '../../src/core/raft/types.js';
 import { Group, Member, emptyDisk, startFrom } from '../support/raft-env.js';
 
 function entry(index: number, term = 1): Entry {
@@ -13,6 +13,16 @@ function entry(index: number, term = 1): Entry {
 
 describe('RaftNode of one', () => {
   const start = startFrom(1n, emptyDisk([1n]));
+
+  /** Its own vote is on disk; nothing of its term is. */
+  function leading(from: RaftStart): RaftNode {
+    const node = new RaftNode(from);
+    node.tick();
+    node.ready();
+    node.advance();
+    assert.equal(node.leader, true);
+    return node;
+  }
 
   function drain(node: RaftNode): Entry[] {
     const committed: Entry[] = [];
@@ -28,15 +38,19 @@ describe('RaftNode of one', () => {
     assert.deepEqual(new RaftNode(start).propose(new Uint8Array(1)), { ok: false, refusal: 'notLeader' });
   });
 
-  it('leads from its first tick and hands an entry out for application only after it was persisted', () => {
+  it('leads once its own vote is on disk, and hands an entry out for application only after it was persisted', () => {
     const node = new RaftNode(start);
     node.tick();
+    const vote = node.ready();
+    assert.deepEqual([vote.mustSync, vote.hardState], [true, { term: 1n, vote: 1n, commit: 0n }]);
+    assert.deepEqual(vote.softState, { role: 'candidate', leader: 0n });
+    assert.deepEqual(node.propose(Buffer.from('a')), { ok: false, refusal: 'notLeader' });
+    node.advance();
     assert.deepEqual(node.propose(Buffer.from('a')), { ok: true, index: 2n });
     const first = node.ready();
     assert.deepEqual(first.entries.map((e) => e.index), [1n, 2n]);
     assert.deepEqual(first.committed, []);
     assert.equal(first.mustSync, true);
-    assert.deepEqual(first.hardState, { term: 1n, vote: 1n, commit: 0n });
     assert.deepEqual(first.softState, { role: 'leader', leader: 1n });
     assert.throws(() => node.ready(), /before advance/);
     node.propose(Buffer.from('b'));
@@ -50,8 +64,7 @@ describe('RaftNode of one', () => {
   });
 
   it('says that it leads anew where it lost a term and won the next while a write was on its way', () => {
-    const node = new RaftNode(start);
-    node.tick();
+    const node = leading(start);
     assert.deepEqual(node.ready().softState, { role: 'leader', leader: 1n });
     node.step({
       kind: 'appendResponse', to: 1n, from: 2n, term: 7n, index: 0n, logTerm: 0n, entries: [], commit: 0n, reject: true, rejectHint: 0n,
@@ -59,12 +72,15 @@ describe('RaftNode of one', () => {
     });
     assert.equal(node.leader, false);
     node.tick();
-    assert.equal(node.status.term, 8n);
-    assert.equal(node.leader, true);
+    assert.deepEqual([node.status.term, node.leader], [8n, false]);
     node.advance();
-    const next = node.ready();
-    assert.deepEqual(next.softState, { role: 'leader', leader: 1n });
-    assert.equal(next.hardState?.term, 8n);
+    const vote = node.ready();
+    assert.deepEqual([vote.softState, vote.hardState?.term], [{ role: 'candidate', leader: 0n }, 8n]);
+    // A slow disk: no further term begins.
+    for (let i = 0; i < 30; i++) node.tick();
+    assert.deepEqual([node.status.term, node.leader], [8n, false]);
+    node.advance();
+    assert.deepEqual(node.ready().softState, { role: 'leader', leader: 1n });
     node.advance();
     drain(node);
     assert.equal(node.hasReady(), false);
@@ -83,8 +99,7 @@ describe('RaftNode of one', () => {
   });
 
   it('answers a read in the Ready after it was asked', () => {
-    const node = new RaftNode(start);
-    node.tick();
+    const node = leading(start);
     assert.equal(node.readIndex(7n), true);
     assert.deepEqual(node.ready().readStates, []);
     node.advance();
@@ -92,8 +107,7 @@ describe('RaftNode of one', () => {
   });
 
   it('writes the commit index again with the next write that must reach the disk', () => {
-    const node = new RaftNode(start);
-    node.tick();
+    const node = leading(start);
     node.ready();
     node.advance();
     const commitOnly = node.ready();

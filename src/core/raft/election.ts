@@ -22,9 +22,8 @@ function promotable(state: RaftState): boolean {
 export function campaign(state: RaftState): void {
   if (state.role === 'leader' || !promotable(state)) return;
   if (state.isOnlyVoter) {
-    becomeCandidate(state);
-    // Its vote is on disk before anything of this term leaves it.
-    becomeLeader(state);
+    // It wins once its own vote is on disk: one that forgot it could see another one lead this term. A slow disk is waited for.
+    if (state.role !== 'candidate') becomeCandidate(state);
     return;
   }
   enterRole(state, 'preCandidate', state.term, 0n);

@@ -24,8 +24,6 @@ export class RaftNode {
   /** As of the last Ready that had to reach the disk: a commit index may have been left out since. */
   private syncedHard: HardState;
   private reportedSoft: SoftState = { role: 'follower', leader: 0n };
-  /** The term of that: the only voter may lose one term and lead the next within a single Ready. */
-  private reportedSoftTerm = 0n;
   private outstanding: Ready | undefined;
   /**
    * What the shell has applied, and will have once the outstanding Ready is done, with the configurations that Ready goes
@@ -226,10 +224,7 @@ export class RaftNode {
     };
     state.messages = [];
     state.readStates = [];
-    if (ready.softState !== undefined) {
-      this.reportedSoft = ready.softState;
-      this.reportedSoftTerm = state.term;
-    }
+    if (ready.softState !== undefined) this.reportedSoft = ready.softState;
     this.outstanding = ready;
     this.beginApplying(ready);
     return ready;
@@ -297,7 +292,7 @@ export class RaftNode {
   }
 
   private softChanged(): boolean {
-    return this.reportedSoft.role !== this.state.role || this.reportedSoft.leader !== this.state.leader
-      || (this.leader && this.reportedSoftTerm !== this.state.term);
+    // From one term that it leads to the next a member is a candidate in at least one Ready: that sends, or writes, its vote.
+    return this.reportedSoft.role !== this.state.role || this.reportedSoft.leader !== this.state.leader;
   }
 }

@@ -76,7 +76,7 @@ export const CORE_MUTANTS: Readonly<Record<string, Mutant>> = {
     file: 'replication', from: 'if (state.log.last === 0n && state.isOnlyVoter)', to: 'if (false)',
   },
   'a leader that compacted sends entries in place of a snapshot': {
-    file: 'replication', from: 'sendSnapshot(state, progress);\n        return;', to: 'progress.next = log.first + 1n;\n        return;',
+    file: 'replication', from: 'sendSnapshot(state, progress);\n        return;', to: 'progress.next = log.first;\n        return;',
   },
   'a candidate that lost goes on to lead': {
     file: 'quorum', from: "'pending' : 'lost'", to: "'pending' : 'won'",

@@ -1,7 +1,7 @@
 // Joining a swarm by the first of the named managers that answers: a certificate, and what the node knows with it.
 
-import type { OwnLock } from '../core/ca/unlock.js';
 import type { JoinRequest } from '../api/backend.js';
+import type { OwnLock } from '../core/ca/unlock.js';
 import { fail, ok, type Result } from '../lib/result.js';
 import { VXLAN_PORT } from '../model/network.js';
 import { AVAILABILITY, MANAGEMENT_PORT, parseHostPort, type NodeAddresses } from './addresses.js';

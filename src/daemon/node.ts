@@ -3,9 +3,9 @@
 
 import { mkdir } from 'node:fs/promises';
 import type { Logger } from 'pino';
-import type { OwnLock } from '../core/ca/unlock.js';
 import type { InitRequest, JoinRequest, LocalNode, ManagerBackend, NodeBackend } from '../api/backend.js';
 import { LOCKED } from '../api/errors.js';
+import type { OwnLock } from '../core/ca/unlock.js';
 import { AppFailure, fail, ok, unwrap, type Result } from '../lib/result.js';
 import { NodeRole, type SessionMessage } from '../model/proto/swarmkit_pb.js';
 import type { DataPlane } from '../platform/dataplane.js';

@@ -5,13 +5,12 @@ import type { Logger } from 'pino';
 import type { OwnLock } from '../core/ca/unlock.js';
 import type { Credentials } from '../io/grpc/client.js';
 import type { ServerIdentity } from '../io/grpc/server.js';
-import { isIssuedFor } from '../io/x509/certificates.js';
+import { isIssuedFor, type NodeCertRole } from '../io/x509/certificates.js';
 import { AppFailure, type Result } from '../lib/result.js';
 import { settleRestored } from './restored.js';
 import { SwarmFiles, SwarmLocked, unfitProblem, type NodeCertificates, type SwarmState } from './swarmstate.js';
 import { judgeRoot } from './trust.js';
 
-export type Role = 'swarm-manager' | 'swarm-worker';
 /** Where the node is reached now, if that is not what it was. */
 export type FollowAddress = (state: SwarmState) => Result<Pick<SwarmState, 'advertiseAddr' | 'dataPathAddr'>> | undefined;
 
@@ -142,7 +141,7 @@ export class NodeRecord {
   }
 
   /** Of its certificate. */
-  hasRole(role: Role): boolean {
+  hasRole(role: NodeCertRole): boolean {
     return isIssuedFor(this.certificates?.certificate ?? '', role);
   }
 

@@ -5,9 +5,8 @@ import { randomBytes } from 'node:crypto';
 import type { Logger } from 'pino';
 import type { OwnLock } from '../core/ca/unlock.js';
 import type { Credentials } from '../io/grpc/client.js';
-import { bundle } from '../io/x509/certificates.js';
+import { bundle, type NodeCertRole } from '../io/x509/certificates.js';
 import { ok, type Result } from '../lib/result.js';
-import type { Role } from './noderecord.js';
 import type { NodeCertificates } from './swarmstate.js';
 import { fetchUnlockKey } from './unlockkey.js';
 import { renewCertificate } from './worker/join.js';
@@ -21,7 +20,7 @@ const TIMER_MAX_MS = 2 ** 31 - 1;
 export interface RenewalOptions {
   readonly credentials: () => Credentials;
   /** Of the certificate. */
-  readonly hasRole: (role: Role) => boolean;
+  readonly hasRole: (role: NodeCertRole) => boolean;
   /** Addresses to ask; another one after each failure. */
   readonly managers: () => readonly string[];
   /** It is a manager in its group: of its keys that one takes care. */
@@ -41,7 +40,7 @@ export class Renewal {
   private timer: NodeJS.Timeout | undefined;
   private renewing = false;
   /** What the swarm last said that this node is. */
-  private toldRole: Role | undefined;
+  private toldRole: NodeCertRole | undefined;
   private stopped = false;
   private failures = 0;
   private renewedMs = -Infinity;
@@ -66,7 +65,7 @@ export class Renewal {
   }
 
   /** The role that the certificate is to have. */
-  told(role: Role): void {
+  told(role: NodeCertRole): void {
     this.toldRole = role;
     this.matchRole();
   }

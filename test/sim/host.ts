@@ -225,10 +225,9 @@ export class Host {
     if (this.applied - this.disk.snapshot.index >= BigInt(this.snapshotEvery)) this.takeSnapshot();
   }
 
-  /** By what the Ready said, as the daemon does: between two of them a member may lose a term and win another one. */
+  /** By what the Ready said, as the daemon does. */
   private tellLeadership(leading: boolean): void {
-    if (leading === this.wasLeading && (!leading || this.ledTerm === this.term)) return;
-    if (leading && this.wasLeading) this.tellLeadership(false);
+    if (leading === this.wasLeading) return;
     this.wasLeading = leading;
     this.ledTerm = this.term;
     this.world.hooks?.leadership(this, leading);

@@ -28,6 +28,9 @@ export const stateOf = async (node: TestNode): Promise<SwarmState> =>
   JSON.parse(await readFile(node.file('state.json'), 'utf8')) as SwarmState;
 export const keyOf = (node: TestNode): Uint8Array => new Uint8Array(unlockKeyOf(cluster(node)) ?? assert.fail('an unlock key'));
 
+/** With it a node joins as a manager. */
+export const managerToken = (node: TestNode): string => cluster(node).rootCa?.joinTokens?.manager ?? '';
+
 /** Voters and learners, by what is applied. */
 export function membersOf(node: TestNode): readonly bigint[] {
   const { voters, learners } = consensusOf(node).status.confState;

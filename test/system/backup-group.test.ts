@@ -11,7 +11,7 @@ import { runCli } from '../../src/cli/cli.js';
 import { backUp } from '../../src/daemon/backup.js';
 import { unwrap } from '../../src/lib/result.js';
 import { RaftMemberStatus_Reachability as Reachability } from '../../src/model/proto/swarmkit_pb.js';
-import { cluster, counted, manager, write } from '../support/manager-node.js';
+import { counted, manager, managerToken, write } from '../support/manager-node.js';
 import { TestNode, testNodes } from '../support/test-node.js';
 import { eventually } from './fixture.js';
 
@@ -50,7 +50,7 @@ describe('a backup of one manager of several', () => {
   it('is what a lost swarm goes on from, with force-new-cluster', { timeout: 60_000 }, async () => {
     const [first, second] = [await make(), await make()];
     unwrap(await first.init());
-    unwrap(await second.join(first, { joinToken: cluster(first).rootCa?.joinTokens?.manager ?? '' }));
+    unwrap(await second.join(first, { joinToken: managerToken(first) }));
     await write(first, 5);
     await eventually('the list of managers', 8000, async () => assert.equal(first.node.local().remoteManagers.length, 2));
     const [file, stateDir] = [fresh(), fresh()];
@@ -78,7 +78,7 @@ describe('a backup of a manager that was alone then', () => {
     await write(first, 1);
     const [file, stateDir] = [fresh(), fresh()];
     assert.equal((await backUp({ stateDir: first.stateDir, to: file, force: false })).managers, 1);
-    for (const node of [second, third]) unwrap(await node.join(first, { joinToken: cluster(first).rootCa?.joinTokens?.manager ?? '' }));
+    for (const node of [second, third]) unwrap(await node.join(first, { joinToken: managerToken(first) }));
     const reachable = (node: TestNode): number => manager(node).view().list('node')
       .filter(({ managerStatus }) => managerStatus?.reachability === Reachability.REACHABLE).length;
     await eventually('three voters', 10_000, async () => assert.equal(reachable(first), 3));

@@ -11,7 +11,7 @@ import { backUp, restore } from '../../src/daemon/backup.js';
 import { unwrap } from '../../src/lib/result.js';
 import { unlockKeyOf } from '../../src/model/cluster.js';
 import { RaftMemberStatus_Reachability as Reachability } from '../../src/model/proto/swarmkit_pb.js';
-import { cluster, counted, manager, write } from '../support/manager-node.js';
+import { cluster, counted, manager, managerToken, write } from '../support/manager-node.js';
 import { TestNode, testNodes } from '../support/test-node.js';
 import { eventually } from './fixture.js';
 
@@ -21,7 +21,7 @@ let paths = 0;
 const fresh = (): string => path.join(root, `p${++paths}`);
 const make = testNodes();
 
-const token = (node: TestNode): { joinToken: string } => ({ joinToken: cluster(node).rootCa?.joinTokens?.manager ?? '' });
+const token = (node: TestNode): { joinToken: string } => ({ joinToken: managerToken(node) });
 
 /** Three managers, all voters, with one write. */
 async function group(request: Parameters<TestNode['init']>[0] = {}): Promise<[TestNode, TestNode, TestNode]> {

@@ -3,20 +3,17 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import type { Consensus } from '../../src/daemon/manager/consensus.js';
-import type { Manager } from '../../src/daemon/manager/manager.js';
 import { unwrap } from '../../src/lib/result.js';
-import { cluster, counted, manager, write } from '../support/manager-node.js';
+import { consensusOf, counted, managerToken, write } from '../support/manager-node.js';
 import { TestNode, testNodes } from '../support/test-node.js';
 
 const make = testNodes();
-const token = (node: TestNode): { joinToken: string } => ({ joinToken: cluster(node).rootCa?.joinTokens?.manager ?? '' });
+const token = (node: TestNode): { joinToken: string } => ({ joinToken: managerToken(node) });
 
 async function until(what: string, met: () => boolean, ms = 10_000): Promise<void> {
   for (const deadline = Date.now() + ms; !met(); await sleep(10)) assert.ok(Date.now() < deadline, what);
 }
-const consensus = (node: TestNode): Consensus => (manager(node) as Manager).consensus;
-const voters = (node: TestNode): number => consensus(node).status.confState.voters.length;
+const voters = (node: TestNode): number => consensusOf(node).status.confState.voters.length;
 
 describe('a manager that was away', () => {
   it('catches up with a leader that joined meanwhile', { timeout: 60_000 }, async () => {
@@ -29,11 +26,11 @@ describe('a manager that was away', () => {
     await c.restart(async () => {
       unwrap(await d.join(a, token(a)));
       await until('four', () => voters(a) === 4 && voters(d) === 4);
-      consensus(a).transferLeader(consensus(d).raftId);
-      await until('d leads', () => consensus(d).leading);
+      consensusOf(a).transferLeader(consensusOf(d).raftId);
+      await until('d leads', () => consensusOf(d).leading);
       await write(d, 7);
     });
     await until('c has it', () => counted(c) === 7);
-    assert.equal(consensus(c).leader()?.raftId, consensus(d).raftId);
+    assert.equal(consensusOf(c).leader()?.raftId, consensusOf(d).raftId);
   });
 });

@@ -9,7 +9,7 @@ import type { Manager } from '../../src/daemon/manager/manager.js';
 import { AppFailure, unwrap } from '../../src/lib/result.js';
 import { LogSelectorSchema, LogSubscriptionOptionsSchema, NodeRole, TaskState } from '../../src/model/proto/swarmkit_pb.js';
 import type { LogOptions, LogRecord } from '../../src/platform/executor.js';
-import { cluster, consensusOf, manager, setRole } from '../support/manager-node.js';
+import { consensusOf, manager, managerToken, setRole } from '../support/manager-node.js';
 import { testNodes, type TestNode } from '../support/test-node.js';
 import { eventually as within } from '../system/fixture.js';
 
@@ -83,7 +83,7 @@ test('readers of logs are told when the leader hands over, or is demoted, and re
   const nodes = [talking(await make()), talking(await make()), talking(await make())] as const;
   const [first, second, third] = nodes;
   unwrap(await first.init());
-  const joinToken = cluster(first).rootCa?.joinTokens?.manager ?? '';
+  const joinToken = managerToken(first);
   for (const node of [second, third]) unwrap(await node.join(first, { joinToken }));
   await eventually('three voters', () => consensusOf(first).status.confState.voters.length === 3);
   await first.service('web', REPLICAS);

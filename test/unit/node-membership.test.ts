@@ -9,9 +9,9 @@ import { pino } from 'pino';
 import { startApi } from '../../src/api/server.js';
 import { updateAction } from '../../src/core/store/actions.js';
 import { addressTowards } from '../../src/daemon/addresses.js';
-import type { Consensus } from '../../src/daemon/manager/consensus.js';
 import { AppFailure, ok, unwrap } from '../../src/lib/result.js';
 import { NodeRole, NodeSchema, NodeStatus_State, RaftMemberStatus_Reachability } from '../../src/model/proto/swarmkit_pb.js';
+import { consensusOf } from '../support/manager-node.js';
 import { testNodes, type TestNode } from '../support/test-node.js';
 import { eventually } from '../system/fixture.js';
 
@@ -116,7 +116,7 @@ describe('a leader that loses its group', () => {
     const other = await make();
     unwrap(await other.join(leader, { joinToken: leader.node.manager()!.view().cluster()!.rootCa!.joinTokens!.manager }));
     const manager = leader.node.manager()!;
-    const { consensus } = manager as unknown as { consensus: Consensus };
+    const consensus = consensusOf(leader);
     await eventually('two voters', 10_000, async () => assert.equal(consensus.status.confState.voters.length, 2));
     assert.equal(await manager.fresh(), true);
     await other.node.close();

@@ -5,8 +5,6 @@ import assert from 'node:assert/strict';
 import { afterEach, describe, it } from 'node:test';
 import { create, toBinary } from '@bufbuild/protobuf';
 import type { Message } from '../../src/core/raft/types.js';
-import type { Consensus } from '../../src/daemon/manager/consensus.js';
-import type { Manager } from '../../src/daemon/manager/manager.js';
 import { SwarmFiles } from '../../src/daemon/swarmstate.js';
 import { ManagerClient } from '../../src/io/grpc/client.js';
 import { toAppError } from '../../src/io/grpc/service.js';
@@ -16,7 +14,7 @@ import { timestampFromMs } from '../../src/lib/time.js';
 import {
   CommandSchema, ManagerGroup, ProposeRequestSchema, SnapshotChunkSchema, SnapshotFileSchema, StoreStateSchema,
 } from '../../src/model/proto/skein_pb.js';
-import { counted, manager, write } from '../support/manager-node.js';
+import { consensusOf, counted, write } from '../support/manager-node.js';
 import { testNodes, type TestNode } from '../support/test-node.js';
 
 const make = testNodes();
@@ -24,8 +22,6 @@ const clients: ManagerClient[] = [];
 afterEach(() => {
   for (const client of clients.splice(0)) client.close();
 });
-
-const consensus = (node: TestNode): Consensus => (manager(node) as Manager).consensus;
 
 /** A manager, and a client with a manager's certificate. */
 async function swarm(): Promise<{ node: TestNode; client: ManagerClient }> {
@@ -54,10 +50,10 @@ describe('poison with a manager\'s certificate', () => {
     const propose = (bytes: Uint8Array): Promise<boolean | AppError> =>
       client.unary(ManagerGroup.method.propose, create(ProposeRequestSchema, { command: bytes }), 3000)
         .then(({ taken }) => taken, toAppError);
-    const before = consensus(node).status.last;
+    const before = consensusOf(node).status.last;
     const noise = [Buffer.from('garbage'), Buffer.alloc(40, 0xff), command('x').subarray(0, -1), Buffer.alloc(0), command('')];
     for (const bytes of noise) assert.deepEqual(await propose(bytes), { code: 'invalid_argument', message: 'the proposal is no command' });
-    assert.equal(consensus(node).status.last, before);
+    assert.equal(consensusOf(node).status.last, before);
     assert.equal(await propose(command('x')), true);
     await stillWorks(node);
   });
@@ -65,8 +61,8 @@ describe('poison with a manager\'s certificate', () => {
   it('that is no snapshot is not installed', async () => {
     const { node, client } = await swarm();
     const heartbeat: Message = {
-      kind: 'heartbeat', to: consensus(node).raftId, from: 99n, term: 1000n, index: 0n, logTerm: 0n, entries: [], commit: 0n, reject: false,
-      rejectHint: 0n, transfer: false, context: 0n, snapshot: undefined,
+      kind: 'heartbeat', to: consensusOf(node).raftId, from: 99n, term: 1000n, index: 0n, logTerm: 0n, entries: [], commit: 0n,
+      reject: false, rejectHint: 0n, transfer: false, context: 0n, snapshot: undefined,
     };
     const install = (kind: Message['kind'], data: Uint8Array): Promise<AppError | undefined> => new Promise((resolve) => {
       const stream = client.clientStream(ManagerGroup.method.install, (error) => resolve(error === null ? undefined : toAppError(error)));

@@ -13,7 +13,7 @@ import { Link } from '../../src/io/raftpeers/link.js';
 import type { Sender } from '../../src/io/raftpeers/messages.js';
 import { unwrap } from '../../src/lib/result.js';
 import { NodeRole } from '../../src/model/proto/swarmkit_pb.js';
-import { cluster, consensusOf, manager, setRole } from '../support/manager-node.js';
+import { consensusOf, manager, managerToken, setRole } from '../support/manager-node.js';
 import { StockWorker } from '../support/stock-worker.js';
 import { testNodes, type TestNode } from '../support/test-node.js';
 import { eventually } from '../system/fixture.js';
@@ -58,7 +58,7 @@ describe('a manager that was taken out', () => {
   it('is not heard in the name that it had, and its links end when it is removed', { timeout: 30_000 }, async () => {
     const [first, second] = [await make(), await make()];
     unwrap(await first.init());
-    unwrap(await second.join(first, { joinToken: cluster(first).rootCa?.joinTokens?.manager ?? '' }));
+    unwrap(await second.join(first, { joinToken: managerToken(first) }));
     await eventually('two voters', 5000, async () => assert.equal(consensusOf(first).status.confState.voters.length, 2));
     const { nodeId } = second.node.local();
     const sender = { raftId: consensusOf(second).raftId, addr: second.address };

@@ -17,7 +17,9 @@ import { CommandSchema, ManagerGroup, ProposeRequestSchema } from '../../src/mod
 import {
   CA, GetUnlockKeyRequestSchema, IssueNodeCertificateRequestSchema, JoinRequestSchema, NodeCA, NodeRole, NodeStatus_State, RaftMembership,
 } from '../../src/model/proto/swarmkit_pb.js';
-import { cluster, consensusOf, keyOf, manager, membersOf, recordOf, setRole, stateOf, write } from '../support/manager-node.js';
+import {
+  cluster, consensusOf, keyOf, manager, managerToken, membersOf, recordOf, setRole, stateOf, write,
+} from '../support/manager-node.js';
 import { testNodes, type TestNode } from '../support/test-node.js';
 import { eventually as within } from '../system/fixture.js';
 
@@ -29,7 +31,6 @@ const eventually = (what: string, check: () => boolean | Promise<boolean>, seen:
   within(what, SETTLED_MS, async () => assert.ok(await check(), JSON.stringify(seen())));
 
 const FORCE = { forceNewCluster: true };
-const managerToken = (node: TestNode): string => manager(node).view().cluster()?.rootCa?.joinTokens?.manager ?? '';
 
 /** What would be worth most to whoever holds an old certificate: a place in the log, the unlock key, another one's certificate. */
 async function callsOfManagers(client: ManagerClient, victim: TestNode): Promise<Promise<unknown>[]> {

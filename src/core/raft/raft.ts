@@ -292,7 +292,7 @@ export class RaftNode {
   }
 
   private softChanged(): boolean {
-    // From one term that it leads to the next a member is a candidate in at least one Ready: that sends, or writes, its vote.
+    // The term need not be looked at: a Ready of a candidate, which asks for votes or writes its own, is between two terms it leads.
     return this.reportedSoft.role !== this.state.role || this.reportedSoft.leader !== this.state.leader;
   }
 }

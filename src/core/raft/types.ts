@@ -107,7 +107,7 @@ export interface Ready {
   /** Apply to the state machine, in order. applyConfChange() tells the configuration that a `confChange` entry made. */
   readonly committed: readonly Entry[];
   readonly readStates: readonly ReadState[];
-  /** Changed since the last Ready, or this member leads in another term than it said then. */
+  /** Changed since the last Ready. A member that leads one term and then another is no leader in a Ready between. */
   readonly softState: SoftState | undefined;
   /** The write must be on disk before going on. A mere advance of commit may ride with the next write. */
   readonly mustSync: boolean;

@@ -4,8 +4,8 @@
 
 import { fail, ok, type Result } from '../../lib/result.js';
 import type { ReadTx } from '../../core/store/view.js';
-import { MANAGER_ROLE } from '../../io/grpc/forwarding.js';
 import type { Caller } from '../../io/grpc/server.js';
+import type { NodeCertRole } from '../../io/x509/certificates.js';
 import { ManagerGroup } from '../../model/proto/skein_pb.js';
 import { NodeRole } from '../../model/proto/swarmkit_pb.js';
 
@@ -35,23 +35,25 @@ export function authorize(authority: Authority, path: string, caller: Caller): R
     if (!allowed.ok) return allowed;
   }
   if (ANYONE.has(path)) return ok(undefined);
-  if (WORKER_SERVICES.some((prefix) => path.startsWith(prefix))) return authorizeRoles(authority, ['swarm-worker', MANAGER_ROLE], caller);
-  return RAFT.has(path) ? authorizeRoles(authority, [MANAGER_ROLE], caller) : authorizeManager(authority, caller);
+  if (WORKER_SERVICES.some((prefix) => path.startsWith(prefix))) {
+    return authorizeRoles(authority, ['swarm-worker', 'swarm-manager'], caller);
+  }
+  return RAFT.has(path) ? authorizeRoles(authority, ['swarm-manager'], caller) : authorizeManager(authority, caller);
 }
 
 function authorizeManager(authority: Authority, caller: Caller): Result<void> {
-  const allowed = authorizeRoles(authority, [MANAGER_ROLE], caller);
+  const allowed = authorizeRoles(authority, ['swarm-manager'], caller);
   if (!allowed.ok || !authority.leads) return allowed;
   const nodeId = caller.identity?.nodeId ?? '';
   return authority.view?.get('node', nodeId)?.role === NodeRole.MANAGER ? allowed : refuse(`Permission denied: ${noManagerText(nodeId)}`);
 }
 
 export function authorizeRoles(
-  { view, clusterId }: Pick<Authority, 'view' | 'clusterId'>, roles: readonly string[], caller: Caller,
+  { view, clusterId }: Pick<Authority, 'view' | 'clusterId'>, roles: readonly NodeCertRole[], caller: Caller,
 ): Result<void> {
   const { identity } = caller;
   if (identity === undefined) return refuse('no client certificates in request');
-  if (!identity.roles.some((role) => roles.includes(role))) {
+  if (!roles.some((role) => identity.roles.includes(role))) {
     return refuse(`Permission denied: remote certificate not part of OUs: [${roles.join(' ')}]`);
   }
   const cluster = view?.cluster();

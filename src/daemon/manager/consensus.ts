@@ -304,12 +304,11 @@ export class Consensus {
     this.tellLeadership(undefined);
   }
 
-  /** The term that this manager was told to lead. Of two in a row the first one is told to have ended. */
+  /** The term that this manager was told to lead. */
   private ledTerm: bigint | undefined;
 
   private tellLeadership(term: bigint | undefined): void {
     if (term === this.ledTerm) return;
-    if (term !== undefined && this.ledTerm !== undefined) this.tellLeadership(undefined);
     this.ledTerm = term;
     this.options.logger.info({ term: Number(this.raft.term) }, term === undefined ? 'this manager does not lead any more' : 'this manager leads');
     for (const listener of this.leadershipListeners) listener(term !== undefined);

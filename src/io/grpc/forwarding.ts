@@ -5,15 +5,13 @@ import { Metadata } from '@grpc/grpc-js';
 import type { NodeIdentity } from '../x509/certificates.js';
 import type { Caller } from './server.js';
 
-export const MANAGER_ROLE = 'swarm-manager';
-
 function first(metadata: Metadata, key: string): string {
   return metadata.get(key)[0]?.toString() ?? '';
 }
 
 /** The caller that a call is made for. A worker's claim to forward counts for nothing: the call is its own. */
 export function forwarded(metadata: Metadata, direct: { readonly identity: NodeIdentity; readonly address: string }): Caller {
-  if (first(metadata, 'forwarded_cert') !== 'true' || !direct.identity.roles.includes(MANAGER_ROLE)) return direct;
+  if (first(metadata, 'forwarded_cert') !== 'true' || !direct.identity.roles.includes('swarm-manager')) return direct;
   const nodeId = first(metadata, 'forwarded_cert_cn');
   const organization = first(metadata, 'forwarded_cert_org');
   const roles = metadata.get('forwarded_cert_ou').map(String).filter((role) => role !== '');

@@ -191,7 +191,7 @@ export function identityOf(certificate: X509Certificate): NodeIdentity | undefin
 }
 
 /** Whether the leaf of a PEM bundle is issued for the role. */
-export function isIssuedFor(pem: string, role: string): boolean {
+export function isIssuedFor(pem: string, role: NodeCertRole): boolean {
   const leaf = bundle(pem)[0];
   return leaf !== undefined && identityOf(leaf)?.roles.includes(role) === true;
 }
